@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,8 +10,9 @@ import pyarrow as pa
 from ray import cloudpickle
 from ray.data import ActorPoolStrategy
 
-from batchrt.config import RunConfig, cap_of, check_config
+from batchrt.config import RunConfig, check_config
 from batchrt.integrations.ray.columns import InputColumns, InputLike, OutputColumns, OutputLike
+from batchrt.integrations.ray.coordinator import RayCarrier, coordinator_of_cluster
 from batchrt.integrations.ray.worker import ChainMapper, SecretProvider
 
 if TYPE_CHECKING:
@@ -56,9 +58,9 @@ def map_dataset(
             classes, a list of the fields to have as columns. In place of a name a `pyarrow.Field` has the
             type too, and a `pyarrow.Schema` is a list of fields; otherwise a type is inferred in each block.
         concurrency: workers (Ray actors), or the fewest and the most of them.
-        config: of the run, as for `arun`; `max_concurrency` is divided among the workers, and `cache` is a
-            path on each worker's machine. `progress` and `deadline` are not taken: Ray has its own progress
-            bar and timeouts.
+        config: of the run, as for `arun`. `max_concurrency`, `max_cost` and `max_tokens_total` are those of
+            all workers together; `cache` is a path on each worker's machine. `progress` and `deadline` are not
+            taken: Ray has its own progress bar and timeouts.
         prefix: stands before the names of the columns about errors, attempts and tokens.
         secrets: called in each worker before the chain is loaded; returns environment variables, such as
             `{"OPENAI_API_KEY": …}` from a vault.
@@ -78,7 +80,7 @@ def map_dataset(
         inputs.check(schema.names)
         outputs.check(schema.names)
     low, high = (concurrency, concurrency) if isinstance(concurrency, int) else concurrency
-    checked = _share(_checked(config), high)
+    checked = _checked(config)
     lists = chain._step().lists
     rows = rows_per_block or max(ROWS_PER_BLOCK, lists or 0)
     return ds.repartition(target_num_rows_per_block=rows).map_batches(
@@ -92,6 +94,8 @@ def map_dataset(
             "prefix": prefix,
             "config": checked,
             "secrets": secrets,
+            "carrier": RayCarrier(coordinator_of_cluster()),
+            "run": uuid.uuid4().hex,
         },
         batch_format="pyarrow",
         batch_size=None,
@@ -109,20 +113,8 @@ def map_dataset(
 
 _REFUSED: Final = {
     "progress": "Ray Data has its own progress bar",
-    "max_cost": "its workers have no budget in common",
-    "max_tokens_total": "its workers have no budget in common",
     "deadline": "bound the Ray job's time instead: the workers start and restart at times of their own",
 }
-
-
-def _share(config: RunConfig, workers: int) -> RunConfig:
-    """Return the config of one worker of `workers`: its share of the slots."""
-    cap = cap_of(config)
-    if cap is None:
-        return config
-    if cap < workers:
-        raise ValueError(f"max_concurrency is {cap}, which cannot be divided among {workers} workers")
-    return {**config, "max_concurrency": cap // workers}
 
 
 def _checked(config: RunConfig | None) -> RunConfig:

@@ -6,17 +6,21 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias, cast
 
 from batchrt.config import RunConfig
 from batchrt.errors import DeadlineExceededError, RunStoppedError, SpendingLimitError
+from batchrt.integrations.ray.budget_ledger import NOTHING, Amount
+from batchrt.integrations.ray.run_share import RunShare
 from batchrt.limits.abort_policy import AbortPolicy
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.event_loop import Signal
 from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.outcome_iterator import SyncOutcomeIterator
+from batchrt.runtime.portal import call_blocking
 
 __all__ = ["RowRun"]
 
@@ -56,31 +60,53 @@ class _Block:
         self.done.set()
 
 
+_Row: TypeAlias = "tuple[_Block, int]"
+"""A block, and a row's place in it."""
+
+
 class _Feed:
     """Hand the rows of blocks to a run, in the order of the blocks, and wait for more of them.
 
     Blocks are put by any thread; the rows are taken on the event loop.
+
+    Args:
+        opening: awaited before the first row of each run.
+
+    Attributes:
+        pending: the rows that were taken and have no outcome, by their number in the run.
+        is_used: set when a block was put, or it was closed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, opening: Callable[[], Awaitable[object]]) -> None:
+        self._opening = opening
         self._lock = threading.Lock()
         self._blocks: deque[_Block] = deque()
+        self._again: deque[_Row] = deque()
         self._block: _Block | None = None
         self._next = 0
         self._signal: Signal | None = None
         self._closed = False
-        self.pending: dict[int, tuple[_Block, int]] = {}
+        self.pending: dict[int, _Row] = {}
         self._pulled = 0
+        self.is_used = threading.Event()
 
-    def begin(self) -> None:
-        """Number the rows anew, for another run."""
+    def begin(self, again: Iterable[_Row] = ()) -> None:
+        """Number the rows anew, for another run, which gets the rows `again` first."""
+        self._again = deque(again)
         self.pending, self._pulled = {}, 0
+
+    def rows_waiting(self) -> int:
+        """Return how many rows are there to be taken."""
+        with self._lock:
+            rows = sum(len(block.values) for block in self._blocks) + len(self._again)
+            return rows if self._block is None else rows + len(self._block.values) - self._next
 
     def put(self, block: _Block) -> None:
         """Add a block."""
         with self._lock:
             self._blocks.append(block)
             signal, self._signal = self._signal, None
+        self.is_used.set()
         if signal is not None:
             signal.set()
 
@@ -89,16 +115,18 @@ class _Feed:
         with self._lock:
             self._closed = True
             signal, self._signal = self._signal, None
+        self.is_used.set()
         if signal is not None:
             signal.set()
 
     def take_rest(self) -> set[_Block]:
         """Return the blocks of which rows are left, and forget them; with no run under way."""
         with self._lock:
-            rest = {block for block, _ in self.pending.values()} | set(self._blocks)
+            rest = {block for block, _ in (*self.pending.values(), *self._again)} | set(self._blocks)
             if self._block is not None:
                 rest.add(self._block)
             self._blocks.clear()
+            self._again.clear()
             self._block = None
             self.pending = {}
         return rest
@@ -107,6 +135,10 @@ class _Feed:
         return self
 
     async def __anext__(self) -> Any:
+        if not self._pulled:
+            await self._opening()
+        if self._again:
+            return self._taken(*self._again.popleft())
         block = self._block
         while block is None or self._next == len(block.values):
             with self._lock:
@@ -119,8 +151,10 @@ class _Feed:
                     signal = self._signal = Signal()
             if signal is not None:
                 await signal.wait()
-        place = self._next
         self._next += 1
+        return self._taken(block, self._next - 1)
+
+    def _taken(self, block: _Block, place: int) -> Any:
         self.pending[self._pulled] = block, place
         self._pulled += 1
         return block.values[place]
@@ -135,13 +169,17 @@ class RowRun:
 
     Args:
         chain: the chain.
-        config: of the run; its limits are this worker's alone.
+        config: of the run.
+        share: this worker's in the slots and the budget of `config`; without one it has all of them.
     """
 
-    def __init__(self, chain: Runnable[Any, Any], config: RunConfig) -> None:
+    def __init__(self, chain: Runnable[Any, Any], config: RunConfig, share: RunShare | None = None) -> None:
         self._chain = chain
         self._config = config
-        self._feed = _Feed()
+        self._share = share
+        self._spent = NOTHING
+        self._unpaid: list[tuple[_Row, Outcome[Any]]] = []
+        self._feed = _Feed(self._open)
         self._policy = AbortPolicy(max_wait=math.inf)
         self._iterator: SyncOutcomeIterator[Any] | None = None
         self._ended: Exception | None = None
@@ -169,21 +207,83 @@ class RowRun:
 
     def _serve(self) -> None:
         """Run one run after the other, until `close` or a limit that stays reached."""
+        self._feed.is_used.wait()  # a worker without rows needs no budget
+        again: list[_Row] = []
         while self._ended is None:
-            self._feed.begin()
-            self._policy = AbortPolicy(max_wait=math.inf)
-            self._policy.on_abort = self._stop
-            error: BaseException | None = None
-            try:
-                with self._chain.run_iter(
-                    self._feed, self._config, ordered=False, on_outcome=self._settle
-                ) as self._iterator:
-                    for _ in self._iterator:
-                        pass
-                error = self._iterator.ended
-            except BaseException as failure:  # noqa: BLE001  the rows' error: the worker must not die of it
-                error = failure
-            self._conclude(error)
+            config = self._paid_config()
+            if config is None:
+                self._give_up(self._limit_reached())
+                return
+            self._feed.begin(again)
+            self._unpaid = []
+            error = self._run_once(config)
+            again = [row for row, _ in self._unpaid]
+            if error is not None and again:
+                again += self._feed.pending.values()
+            else:
+                self._conclude(error)
+
+    def _run_once(self, config: RunConfig) -> BaseException | None:
+        """Run until the feed or the budget ends, or an abort; return why it ended early."""
+        self._policy = AbortPolicy(max_wait=math.inf)
+        self._policy.on_abort = self._stop
+        try:
+            with self._chain.run_iter(
+                self._feed, config, ordered=False, on_outcome=self._settle
+            ) as self._iterator:
+                for _ in self._iterator:
+                    pass
+        except BaseException as failure:  # noqa: BLE001  the rows' error: the worker must not die of it
+            return failure
+        found = self._iterator.statistics()
+        self._spent = self._spent.plus(Amount(found.tokens or 0.0, found.cost or 0.0))
+        return self._iterator.ended
+
+    async def _open(self) -> None:
+        if self._share is not None:
+            await self._share.begin(self)
+
+    def slots_taken(self) -> int:
+        """Return how many slots are taken."""
+        slots = None if self._iterator is None else self._iterator.slots
+        return 0 if slots is None else slots.taken
+
+    def rows_waiting(self) -> int:
+        """Return how many rows wait for a slot."""
+        return self._feed.rows_waiting()
+
+    def allow(self, slots: int) -> None:
+        """Take at most so many slots from now on."""
+        there = None if self._iterator is None else self._iterator.slots
+        if there is not None and there.total is not None:
+            there.withhold(max(0, there.total - slots))
+
+    def _paid_config(self) -> RunConfig | None:
+        """Return the config of the next run, with what it may spend; `None` if there is nothing left."""
+        if self._share is None or not self._share.has_budget:
+            return self._config
+        left = call_blocking(partial(self._share.more_budget, self._spent))
+        if left is None:
+            return None
+        config = {**self._config}
+        for name, amount in (("max_tokens_total", left.tokens), ("max_cost", left.cost)):
+            if amount < math.inf:
+                config[name] = max(1, math.floor(amount)) if name == "max_tokens_total" else amount
+        return cast("RunConfig", config)
+
+    def _limit_reached(self) -> SpendingLimitError:
+        for _, outcome in self._unpaid:
+            if isinstance(outcome.error, SpendingLimitError):
+                return outcome.error.again(started=False)
+        limit = "max_cost" if self._config.get("max_cost") is not None else "max_tokens_total"
+        said = f"all of the run's {limit} has been leased to its workers"
+        return SpendingLimitError(said, limit=limit, tokens=int(self._spent.tokens), cost=self._spent.cost)
+
+    def _give_up(self, error: Exception) -> None:
+        for (block, place), outcome in self._unpaid:
+            block.settle(place, outcome)
+        self._ended = error
+        self._fail_rest(error)
 
     def _conclude(self, error: BaseException | None) -> None:
         refusal = self._policy.refusal
@@ -202,8 +302,7 @@ class RowRun:
             error = RunStoppedError("the worker has been closed")
         elif not isinstance(error, Exception):
             error = RunStoppedError(f"the run of the worker ended: {error!r}")
-        self._ended = error
-        self._fail_rest(error)
+        self._give_up(error)
 
     def _fail_rest(self, error: Exception) -> None:
         for block in self._feed.take_rest():
@@ -215,7 +314,7 @@ class RowRun:
 
     def _settle(self, outcome: Outcome[Any]) -> None:
         """Take an outcome, on the event loop, before its slot goes on."""
-        block, place = self._feed.pending.pop(outcome.index)
+        row = self._feed.pending.pop(outcome.index)
         if outcome.error is None:
             self._policy.record_success()
             self._pause = FIRST_PAUSE
@@ -223,7 +322,10 @@ class RowRun:
             self._policy.record_failure(outcome.error)
         elif self._policy.is_aborted:
             outcome = replace(outcome, error=self._refused())
-        block.settle(place, outcome)
+        elif isinstance(outcome.error, SpendingLimitError) and self._share is not None:
+            self._unpaid.append((row, outcome))
+            return
+        row[0].settle(row[1], outcome)
 
     def _refused(self) -> RunStoppedError:
         return RunStoppedError(

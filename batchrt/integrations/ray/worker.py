@@ -12,6 +12,8 @@ import pyarrow as pa
 from batchrt.config import RunConfig
 from batchrt.integrations.ray.columns import InputColumns, InputLike, OutputColumns, OutputLike
 from batchrt.integrations.ray.row_run import RowRun
+from batchrt.integrations.ray.run_share import RunCarrier, RunShare
+from batchrt.limits.registry import share_quotas
 from batchrt.runtime.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class ChainMapper:
             ),
         )
 
-    Its calls, which may be concurrent, share one run. `config` is that of this worker alone.
+    Its calls, which may be concurrent, share one run.
 
     Args:
         chain: the chain, or its pickle, which is loaded once the secrets are in the environment.
@@ -45,6 +47,9 @@ class ChainMapper:
         prefix: likewise.
         config: of the run.
         secrets: likewise.
+        carrier: of the messages by which workers share the quotas of their models, and the slots and budget
+            of `config`; `None` for a worker that shares none.
+        run: tells runs apart that use the same carrier.
     """
 
     def __init__(
@@ -56,13 +61,19 @@ class ChainMapper:
         prefix: str = "",
         config: RunConfig | None = None,
         secrets: SecretProvider | None = None,
+        carrier: RunCarrier | None = None,
+        run: str = "",
     ) -> None:
+        if carrier is not None:
+            share_quotas(carrier)
         if secrets is not None:
             os.environ.update(secrets())
         loaded: Any = pickle.loads(chain) if isinstance(chain, bytes) else chain  # noqa: S301  made by `map_dataset`
         self._inputs = InputColumns(input)
         self._outputs = OutputColumns(output_columns, prefix)
-        self._run = RowRun(cast("Runnable[Any, Any]", loaded), config or RunConfig())
+        checked = config or RunConfig()
+        share = None if carrier is None else RunShare(carrier, run, checked)
+        self._run = RowRun(cast("Runnable[Any, Any]", loaded), checked, share)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Return `block` with the outcomes of its rows as further columns.

@@ -72,9 +72,7 @@ class _LeasedRateLimits(KnownRateLimits):
     def _amounts(self, account: RequestAccount) -> dict[str, float]:
         """Return the amount that a request takes of each leased limit."""
         tokens = account.input + (account.output if account.most is None else account.most)
-        amounts = {
-            name: 1.0 if unit_of(name) == "requests" else tokens for name in self._leases.rates
-        }
+        amounts = {name: 1.0 if unit_of(name) == "requests" else tokens for name in self._leases.rates}
         for name, limit in self._likely():
             if name in amounts:
                 amounts[name] = limit.amount(account)

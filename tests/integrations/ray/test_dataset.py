@@ -115,7 +115,6 @@ def test_dataset_makes_blocks_of_the_size_that_was_asked_for() -> None:
         ({"input": "text"}, InputError, "'text'"),
         ({"output_columns": "id"}, ValueError, "'id'"),
         ({"config": {"deadline": 5}}, ValueError, "deadline"),
-        ({"config": {"max_concurrency": 1}, "concurrency": (1, 2)}, ValueError, "2 workers"),
         ({"config": {"max_concurency": 5}}, ValueError, "max_concurency"),
     ],
 )
