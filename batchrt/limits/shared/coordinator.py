@@ -12,10 +12,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from batchrt.limits.shared.lease_messages import Demand, LeaseReply, LeaseRequest, RateShare, Slots
+from batchrt.limits.shared.lease_messages import Demand, LeaseReply, LeaseRequest, RateShare, Slots, unit_of
 from batchrt.limits.shared.ledger import LEASE_SECONDS, Ledger, WorkerRecord
 from batchrt.limits.shared.timeline import Timeline
-from batchrt.limits.token_bucket import SECONDS, Period, Unit
 
 __all__ = ["Coordinator", "handle", "new_ledger"]
 
@@ -28,8 +27,6 @@ burst would find too few of its requests ready."""
 _FAR: Final = 1.5
 """How many times the seconds that one request of each worker takes a worker without any slot may reserve
 its next one ahead."""
-_FIRST_SECONDS: Final = 1.0
-"""Seconds of a given limit that its bucket is taken to hold, as long as the provider does not tell."""
 _IN_FLIGHT: Final = "max_in_flight"
 _NONE: Final = Demand(0.0, 0.0, 0.0)
 
@@ -124,14 +121,10 @@ def _publish(ledger: Ledger, request: LeaseRequest, now: float) -> None:
         for name, limit in request.given.items():
             _give(ledger, name, limit, now)
     for name, told in request.told.items():
-        timeline = ledger.timelines.get(f"told.{name}")
-        if timeline is None:
-            timeline = ledger.timelines[f"told.{name}"] = Timeline(told.rate, told.capacity, now)
-            given = ledger.timelines.get(f"given.{name}")
-            if given is not None and ledger.burst_seconds is None:
-                given.change(given.rate, given.rate * SECONDS[_period(name)])
-        timeline.change(told.rate, told.capacity)
-        timeline.correct(told, now)
+        ledger.told[name] = told.rate, told.capacity
+        ledger.set_timeline(name, now)
+        timeline = ledger.timelines[name]
+        timeline.correct(told, now, raises=told.rate <= timeline.rate)
     if request.quiet > 0 and now + request.quiet > ledger.quiet_until:
         ledger.quiet_until, ledger.quiet_reason = now + request.quiet, request.quiet_reason
         for timeline in ledger.timelines.values():
@@ -146,28 +139,10 @@ def _give(ledger: Ledger, name: str, limit: float | None, now: float) -> None:
             ledger.max_in_flight["given"] = int(limit)
         return
     if limit is None:
-        ledger.timelines.pop(f"given.{name}", None)
-        return
-    seconds = SECONDS[_period(name)]
-    rate = limit / seconds
-    filled = ledger.burst_seconds or (seconds if f"told.{name}" in ledger.timelines else _FIRST_SECONDS)
-    capacity = limit if seconds > SECONDS["minute"] else max(1.0, rate * filled)
-    timeline = ledger.timelines.get(f"given.{name}")
-    if timeline is not None:
-        timeline.change(rate, capacity)
-        return
-    # The provider's bucket is full, unless earlier leases may have emptied it.
-    timeline = ledger.timelines[f"given.{name}"] = Timeline(rate, capacity, now)
-    if ledger.learns_until <= now:
-        timeline.at -= timeline.lag
-
-
-def _period(name: str) -> Period:
-    return "day" if name.endswith("day") else "minute"
-
-
-def _unit(name: str) -> Unit:
-    return "tokens" if ".tokens" in name else "requests"
+        ledger.given.pop(name, None)
+    else:
+        ledger.given[name] = limit
+    ledger.set_timeline(name, now)
 
 
 # Shares
@@ -175,7 +150,7 @@ def _unit(name: str) -> Unit:
 
 def _share(ledger: Ledger, name: str, record: WorkerRecord, request: LeaseRequest, now: float) -> RateShare:
     timeline = ledger.timelines[name]
-    demand = request.demands.get(_unit(name), _NONE)
+    demand = request.demands.get(unit_of(name), _NONE)
     held = sum(amount for _, amount in record.held.get(name, ()))
     need = record.needs[name] = max(0.0, demand.need - held)
     pause = max(ledger.learns_until, ledger.quiet_until) - now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -150,10 +151,8 @@ class LeaseKeeper:
             else:
                 await self._renew(offset)
         if farewell is not None:
-            try:
+            with contextlib.suppress(CarrierAwayError):  # then the lease ends by itself
                 await self.carrier.exchange(self._key, farewell)
-            except CarrierAwayError:
-                pass  # the lease ends by itself
 
     async def _renew(self, offset: float) -> None:
         wiring, limiter = self._wiring, self._limiter

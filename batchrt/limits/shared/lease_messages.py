@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from batchrt.limits.token_bucket import Unit
 
-__all__ = ["Demand", "LeaseReply", "LeaseRequest", "RateShare", "Slots", "TellsLimit"]
+__all__ = ["Demand", "LeaseReply", "LeaseRequest", "RateShare", "Slots", "TellsLimit", "unit_of"]
 
 
 class Slots(NamedTuple):
@@ -65,8 +65,8 @@ class LeaseRequest:
         worker: the worker's unique id.
         epoch: of the latest reply; empty before the first.
         demands: by unit, `requests` and `tokens`.
-        held: by limit name, such as `given.requests_per_minute` or `told.tokens_per_minute`, the slots of
-            earlier replies that are not used up yet.
+        held: by limit name, such as `requests_per_minute`, the slots of earlier replies that are not used
+            up yet.
         in_flight: requests in flight.
         in_flight_wanted: requests that the worker would have in flight if it were free to.
         given: limits that were set by hand, by name as in `Quota.set_limits`, and `None` for a lifted one;
@@ -134,3 +134,8 @@ class LeaseReply:
     quiet_reason: str = ""
     learning: float = 0.0
     workers: int = 1
+
+
+def unit_of(name: str) -> Unit:
+    """Return the unit of a rate limit, by its name such as `tokens_per_minute`."""
+    return "tokens" if name.startswith("tokens") else "requests"

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from batchrt.limits.permit import Waiting
-from batchrt.limits.shared.lease_messages import Demand, LeaseReply, LeaseRequest, TellsLimit
+from batchrt.limits.shared.lease_messages import Demand, LeaseReply, LeaseRequest, TellsLimit, unit_of
 from batchrt.limits.shared.leased_rate import LeasedRate
 from batchrt.limits.token_bucket import Unit
 
-__all__ = ["Leases", "unit_of"]
+__all__ = ["Leases"]
 
 _RENEWAL: Final = 1.0
 """Seconds after which a lease is renewed that is in use: cool-downs of other workers are heard of by then."""
@@ -24,8 +24,8 @@ _IDLE: Final = 1.0
 """Seconds without a request after which the lease is returned."""
 _SPARE: Final = 2.0
 _SPARED: Final = 4.0
-"""The demand after slots have expired unused: so many times the amount used since the last message, and so many
-more: requests that wait here may wait for something else, such as a place in their run."""
+"""The demand after slots have expired unused: so many times the amount used since the last message, and so
+many requests more. Requests that wait here may wait for something else too, such as a place in their run."""
 
 
 class _Use:
@@ -131,7 +131,7 @@ class Leases:
         if before is None or before[0] <= sent_at:
             self._told[name] = sent_at, told
             self._latest[name] = told
-        self._news = self._news or f"told.{name}" not in self.rates
+        self._news = self._news or name not in self.rates
 
     def tell_quiet(self, until: float, reason: str) -> None:
         """Publish a cool-down, unless it is known."""
@@ -252,8 +252,3 @@ class Leases:
             need = min(need, max(least, _SPARE * use.now + _SPARED * least))
         debt = max((rate.debt for rate in rates), default=0.0)
         return Demand(need + debt, max(need + debt, use.forecast()), least + debt)
-
-
-def unit_of(name: str) -> Unit:
-    """Return the unit of a limit, by its name such as `told.tokens_per_minute`."""
-    return "tokens" if ".tokens" in name else "requests"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 from batchrt.limits.shared.timeline import Timeline
+from batchrt.limits.token_bucket import MINUTE, SECONDS
 
 __all__ = ["LEASE_SECONDS", "Ledger", "WorkerRecord"]
 
@@ -15,6 +16,8 @@ LEASE_SECONDS: Final = 3.0
 _LONGEST_SILENCE: Final = 1.5
 """Seconds without any message after which the carrier is taken to have been away: the leases' time stands
 still meanwhile."""
+_FIRST_SECONDS: Final = 1.0
+"""Seconds of a given limit that the provider's bucket is taken to hold, as long as answers do not tell."""
 
 SlotTimes: TypeAlias = "list[tuple[float, float]]"
 
@@ -68,6 +71,7 @@ class Ledger:
         learns: seconds for which nothing new is granted.
 
     Attributes:
+        store: the life of the store that it is kept in; empty in memory.
         began: when it was made.
         at: the time of the latest message.
         lease_time: the leases' time, which stands still while the carrier is away: a lease must not end, and
@@ -75,6 +79,8 @@ class Ledger:
         learns_until: when everything that was granted before a loss of state has been reported or has ended.
         quiet_until: when the cool-down ends.
         quiet_reason: the refusal that is its reason.
+        given: limits set by hand, by name, per minute or day.
+        told: rates per second and capacities that answers told, by name.
         timelines: rate limits, by name.
         max_in_flight: the limits of requests in flight, by source.
         burst_seconds: see `Quota`.
@@ -85,12 +91,15 @@ class Ledger:
 
     def __init__(self, epoch: str, now: float, learns: float = 0.0) -> None:
         self.epoch: str = epoch
+        self.store: str = ""
         self.began: float = now
         self.at: float = now
         self.lease_time: float = 0.0
         self.learns_until: float = now + learns
         self.quiet_until: float = -math.inf
         self.quiet_reason: str = ""
+        self.given: dict[str, float] = {}
+        self.told: dict[str, tuple[float, float]] = {}
         self.timelines: dict[str, Timeline] = {}
         self.max_in_flight: dict[str, int] = {}
         self.burst_seconds: float | None = None
@@ -104,6 +113,25 @@ class Ledger:
         self.at = now
         for timeline in self.timelines.values():
             timeline.advance(now)
+
+    def set_timeline(self, name: str, now: float) -> None:
+        """Make a rate limit the lower one of those given and told, if there are any."""
+        given, told = self.given.get(name), self.told.get(name)
+        if given is None and told is None:
+            self.timelines.pop(name, None)
+            return
+        seconds = SECONDS["day" if name.endswith("day") else "minute"]
+        rate, capacity = told or (math.inf, math.inf)
+        if given is not None:
+            rate = min(rate, given / seconds)
+            filled = self.burst_seconds or (_FIRST_SECONDS if told is None else math.inf)
+            capacity = min(capacity, given if seconds > MINUTE else max(1.0, rate * filled))
+        timeline = self.timelines.get(name)
+        if timeline is None:
+            timeline = self.timelines[name] = Timeline(rate, capacity, now)
+            if told is None and self.learns_until <= now:
+                timeline.at -= timeline.lag  # the provider's bucket is full, as far as is known
+        timeline.rate, timeline.capacity = rate, capacity
 
     def add(self, record: WorkerRecord) -> None:
         """Count in a worker's needs and shares."""
@@ -133,5 +161,6 @@ class Ledger:
         """Return the ledger of a state."""
         ledger = cls(state["epoch"], state["at"])
         vars(ledger).update(state)
+        ledger.told = {name: (rate, capacity) for name, (rate, capacity) in state["told"].items()}
         ledger.timelines = {name: Timeline.of_state(own) for name, own in state["timelines"].items()}
         return ledger

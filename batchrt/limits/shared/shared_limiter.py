@@ -13,8 +13,8 @@ from batchrt.limits.events import CooledDown, Events
 from batchrt.limits.limiter import Limiter
 from batchrt.limits.permit import Permit, RequestAccount
 from batchrt.limits.rate_limits import KnownRateLimits, RateLimitStatus
-from batchrt.limits.shared.lease_messages import LeaseReply, TellsLimit
-from batchrt.limits.shared.leases import Leases, unit_of
+from batchrt.limits.shared.lease_messages import LeaseReply, TellsLimit, unit_of
+from batchrt.limits.shared.leases import Leases
 from batchrt.limits.token_bucket import SECONDS, Unit
 
 __all__ = ["SHARED", "SharedLimiter"]
@@ -50,9 +50,8 @@ class _LeasedRateLimits(KnownRateLimits):
         """Return the known limits, by name: the lowest of given, told and leased ones."""
         found = super().limits()
         for name, rate in self._leases.rates.items():
-            _, _, plain = name.partition(".")
-            limit = rate.rate * SECONDS["day" if plain.endswith("day") else "minute"]
-            found[plain] = min(found.get(plain, math.inf), limit)
+            limit = rate.rate * SECONDS["day" if name.endswith("day") else "minute"]
+            found[name] = min(found.get(name, math.inf), limit)
         return found
 
     def collect(self) -> None:
@@ -65,9 +64,9 @@ class _LeasedRateLimits(KnownRateLimits):
 
     def _likely(self) -> Iterator[tuple[str, CountedLimit]]:
         for (unit, period), limit in self._given.items():
-            yield f"given.{unit}_per_{period}", limit
+            yield f"{unit}_per_{period}", limit
         for (unit, period), ways in self._told.items():
-            yield f"told.{unit}_per_{period}", likeliest(ways)
+            yield f"{unit}_per_{period}", likeliest(ways)
 
     def _amounts(self, account: RequestAccount) -> dict[str, float]:
         """Return the amount that a request takes of each leased limit."""
@@ -150,7 +149,7 @@ class SharedLimiter(Limiter):
         due = super().due(permit, now, wanted=wanted)
         return due if due < self.leases.expires else math.inf
 
-    def is_clear(self, now: float) -> bool:
+    def is_clear(self, now: float) -> bool:  # noqa: ARG002  as in the base class
         """Return `False`: every request needs a lease."""
         return False
 

@@ -78,10 +78,6 @@ class Timeline:
         """Seconds of refill that are kept for later if nothing is asked for."""
         return max(0.0, (self.capacity - self.reserve) / self.rate - self.valid)
 
-    def change(self, rate: float, capacity: float) -> None:
-        """Set another rate and capacity; slots that were granted stay."""
-        self.rate, self.capacity = rate, capacity
-
     def advance(self, now: float) -> None:
         """Forget the refill that the provider's bucket did not hold."""
         oldest = now - self.lag
@@ -99,7 +95,7 @@ class Timeline:
         Amounts are whole: a part of a request is of no use.
         """
         slots: list[tuple[float, float]] = []
-        left = math.floor(amount)
+        left = float(math.floor(amount))
         if left <= 0 or self.first() >= until:
             return slots
         if self.first() < now:
@@ -139,12 +135,17 @@ class Timeline:
         self.at = max(self.at, until)
         self.free = [slot for slot in self.free if slot[0] >= until]
 
-    def correct(self, told: TellsLimit, now: float) -> None:
+    def correct(self, told: TellsLimit, now: float, *, raises: bool) -> None:
         """Follow the level of the provider's bucket, as an answer tells it.
 
         It is lower than the refill that is left here if another program uses the same key, and higher if
         slots expired unused, or if nothing was known at first. Slots that may be used after the answer's
         request was sent count as used then.
+
+        Args:
+            told: the level, and when it was told.
+            now: the time.
+            raises: whether more may be given out; if not, the limit is lower than the provider's.
         """
         sent_at = now - told.age
         spare = (told.remaining - self.reserve) / self.rate
@@ -153,7 +154,7 @@ class Timeline:
                 self.at, self.lowered_at = max(self.at, now) - spare, now + _SETTLED
             return
         earlier = self.at - sent_at - max(0.0, self.at - sent_at + self.valid) + spare
-        if sent_at >= self.settled_at and earlier * self.rate >= 1:
+        if raises and sent_at >= self.settled_at and earlier * self.rate >= 1:
             # The refill between the new and the old time is given out twice until the old time is past.
             self.settled_at = max(self.at, now) + self.valid
             self.at = max(self.at - earlier, now - self.lag)
