@@ -17,7 +17,7 @@ _LEAST: Final = 0.01
 
 
 class Amount(NamedTuple):
-    """Tokens and money; infinite without a limit."""
+    """Tokens and money."""
 
     tokens: float
     cost: float
@@ -27,7 +27,7 @@ class Amount(NamedTuple):
         return Amount(self.tokens + other.tokens, self.cost + other.cost)
 
     def minus(self, other: Amount) -> Amount:
-        """Return the difference; without end where this is."""
+        """Return the difference."""
         return Amount(self.tokens - other.tokens, self.cost - other.cost)
 
     def most(self, other: Amount) -> Amount:

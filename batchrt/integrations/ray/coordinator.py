@@ -21,7 +21,7 @@ __all__ = ["CoordinatorActor", "RayCarrier", "coordinator_of_cluster"]
 
 NAMESPACE: Final = "batchrt"
 NAME: Final = "limits 1"
-"""The actor's name. The number is that of the messages: jobs with other ones have a coordinator of their own."""
+"""The actor's name. The number is that of the messages: jobs with others have a coordinator of their own."""
 PATIENCE: Final = 2.0
 """Seconds to wait for a reply; a lease lasts three."""
 

@@ -59,8 +59,8 @@ def map_dataset(
             type too, and a `pyarrow.Schema` is a list of fields; otherwise a type is inferred in each block.
         concurrency: workers (Ray actors), or the fewest and the most of them.
         config: of the run, as for `arun`. `max_concurrency`, `max_cost` and `max_tokens_total` are those of
-            all workers together; `cache` is a path on each worker's machine. `progress` and `deadline` are not
-            taken: Ray has its own progress bar and timeouts.
+            all workers together; `cache` is a path on each worker's machine. Ray has its own progress bar and
+            timeouts, so that `progress` and `deadline` are refused.
         prefix: stands before the names of the columns about errors, attempts and tokens.
         secrets: called in each worker before the chain is loaded; returns environment variables, such as
             `{"OPENAI_API_KEY": …}` from a vault.
@@ -120,7 +120,7 @@ _REFUSED: Final = {
 def _checked(config: RunConfig | None) -> RunConfig:
     for name, reason in _REFUSED.items():
         if config is not None and config.get(name):
-            raise ValueError(f"config has {name!r}, which is not taken for a dataset: {reason}")
+            raise ValueError(f"config has {name!r}, which a dataset does not take: {reason}")
     # The workers open the cache, on their own machines.
     given = {name: value for name, value in (config or {}).items() if name != "cache"}
     checked = check_config(given)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 from batchrt.config import RunConfig
 from batchrt.errors import DeadlineExceededError, RunStoppedError, SpendingLimitError
@@ -95,10 +95,10 @@ class _Feed:
         self._again = deque(again)
         self.pending, self._pulled = {}, 0
 
-    def rows_waiting(self) -> int:
-        """Return how many rows are there to be taken."""
+    def rows_left(self) -> int:
+        """Return how many rows have no outcome yet."""
         with self._lock:
-            rows = sum(len(block.values) for block in self._blocks) + len(self._again)
+            rows = sum(len(block.values) for block in self._blocks) + len(self._again) + len(self.pending)
             return rows if self._block is None else rows + len(self._block.values) - self._next
 
     def put(self, block: _Block) -> None:
@@ -248,9 +248,9 @@ class RowRun:
         slots = None if self._iterator is None else self._iterator.slots
         return 0 if slots is None else slots.taken
 
-    def rows_waiting(self) -> int:
-        """Return how many rows wait for a slot."""
-        return self._feed.rows_waiting()
+    def rows_left(self) -> int:
+        """Return how many rows have no outcome yet, those that wait for a quota included."""
+        return self._feed.rows_left()
 
     def allow(self, slots: int) -> None:
         """Take at most so many slots from now on."""
@@ -265,11 +265,12 @@ class RowRun:
         left = call_blocking(partial(self._share.more_budget, self._spent))
         if left is None:
             return None
-        config = {**self._config}
-        for name, amount in (("max_tokens_total", left.tokens), ("max_cost", left.cost)):
-            if amount < math.inf:
-                config[name] = max(1, math.floor(amount)) if name == "max_tokens_total" else amount
-        return cast("RunConfig", config)
+        config = self._config.copy()
+        if config.get("max_tokens_total") is not None:
+            config["max_tokens_total"] = max(1, math.floor(left.tokens))
+        if config.get("max_cost") is not None:
+            config["max_cost"] = left.cost
+        return config
 
     def _limit_reached(self) -> SpendingLimitError:
         for _, outcome in self._unpaid:

@@ -21,6 +21,8 @@ __all__ = ["RunCarrier", "RunShare", "SlotUser"]
 
 ROUND: Final = 0.5
 """Seconds from one message about slots to the next."""
+UNLIMITED: Final = 1e15
+"""Tokens, or money, of a run without a limit: finite, so that sums and differences are numbers."""
 PATIENCE: Final = 30.0
 """Seconds to ask again for budget while the coordinator is away or learns, before the rows are given up."""
 
@@ -47,8 +49,8 @@ class SlotUser(Protocol):
     def slots_taken(self) -> int:
         """Return how many slots are taken."""
 
-    def rows_waiting(self) -> int:
-        """Return how many rows wait for one."""
+    def rows_left(self) -> int:
+        """Return how many rows have no outcome yet, whatever they wait for."""
 
     def allow(self, slots: int) -> None:
         """Take at most so many from now on."""
@@ -94,7 +96,7 @@ class RunShare:
             return
         lease = self._lease = _SlotLease(self._carrier, f"slots of run {self._run}", self._worker, self._cap)
         user.allow(0)
-        while not await lease.renew(user):
+        while not await lease.renew(user):  # noqa: ASYNC110  another process has what is waited for
             await anyio.sleep(ROUND)
 
         async def keep() -> None:
@@ -114,7 +116,8 @@ class RunShare:
             spent: by this worker in all.
         """
         limit = Amount(
-            math.inf if self._tokens is None else self._tokens, math.inf if self._cost is None else self._cost
+            UNLIMITED if self._tokens is None else self._tokens,
+            UNLIMITED if self._cost is None else self._cost,
         )
         with anyio.move_on_after(PATIENCE):
             while True:
@@ -125,10 +128,12 @@ class RunShare:
                     _log.warning("no budget can be leased now: %s", error)
                     await anyio.sleep(ROUND)
                     continue
-                self._granted, self._used = reply.granted, reply.used
+                has_more, self._granted = reply.granted != self._granted, reply.granted
+                self._used = reply.used
                 if not reply.learning:
+                    # The rest of earlier grants was too little for a request.
                     left = reply.granted.minus(spent)
-                    return None if left.is_empty else left
+                    return left if has_more and not left.is_empty else None
                 await anyio.sleep(reply.learning)
         return None
 
@@ -152,7 +157,7 @@ class _SlotLease:
             worker=self._worker,
             epoch=self._epoch,
             in_flight=in_use,
-            in_flight_wanted=min(self._cap, in_use + user.rows_waiting()),
+            in_flight_wanted=min(self._cap, in_use + user.rows_left()),
             # Told each time: a coordinator that lost its state knows the cap with the first message.
             given={"max_in_flight": self._cap},
         )

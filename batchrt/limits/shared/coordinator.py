@@ -188,24 +188,25 @@ def _grant(
 def _share_in_flight(
     ledger: Ledger, record: WorkerRecord, request: LeaseRequest, *, learning: bool
 ) -> int | None:
-    """Return how many requests a worker may have in flight: at the least those that it has."""
+    """Return how many requests a worker may have in flight: at the least its fair part of those it has."""
     if request.told_in_flight is not None:
         ledger.max_in_flight["told"] = request.told_in_flight
     limit = min(ledger.max_in_flight.values(), default=None)
     if limit is None:
         record.in_flight = request.in_flight
         return None
-    share = request.in_flight
+    least = allowed = request.in_flight
     if not learning:
         fair = max(1, limit // (ledger.workers + 1))
         wanted = max(request.in_flight, request.in_flight_wanted)
         may = limit - ledger.in_flight
         if ledger.starved:
-            may = min(may, fair)
-        share = max(share, min(wanted, may))
-        record.starved = share < min(wanted, fair)
-    record.in_flight = share
-    return share
+            # Less than it has: it begins no more until as many have ended, and others get what it leaves.
+            may, least = min(may, fair), min(least, fair)
+        allowed = max(least, min(wanted, may))
+        record.starved = allowed < min(wanted, fair)
+    record.in_flight = max(request.in_flight, allowed)
+    return allowed
 
 
 class Coordinator:

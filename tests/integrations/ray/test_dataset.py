@@ -17,7 +17,7 @@ ray_data: Any = pytest.importorskip("ray.data")
 
 from batchrt import ChatOpenAI, ChatPromptTemplate, InputError, RunnableLambda, StrOutputParser  # noqa: E402
 from batchrt.integrations.ray import map_dataset  # noqa: E402
-from batchrt.testing import MockProvider  # noqa: E402
+from batchrt.testing import MockProvider, RateLimits  # noqa: E402
 
 # Ray warns of its own deprecations, and of files that it leaves to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -148,3 +148,32 @@ def test_dataset_outcomes_are_counted_once_in_several_maps() -> None:
     )
     kinds = Counter((row["error_type"], row["second_error_type"]) for row in rows_of(second))
     assert kinds == {(None, None): 19, (None, "ZeroDivisionError"): 1}
+
+
+def test_dataset_workers_share_the_quota_and_the_slots() -> None:
+    """The provider sees the limits of one client, though the coordinator is killed in mid-run."""
+    provider = MockProvider(
+        latency=0.05, rate_limits=RateLimits(requests_per_minute=6000, burst_seconds=1, headers="none")
+    )
+    with provider.serve() as server:
+        model = ChatOpenAI("model", base_url=server.base_url, requests_per_minute=6000)
+        ds = map_dataset(
+            ray_data.range(1500), model, input=lambda row: f"Say {row['id']}", concurrency=3,
+            config={"max_concurrency": 12}, rows_per_block=50,
+        )  # fmt: skip
+        rows: list[int] = []
+        for batch in ds.iter_batches(batch_size=None, batch_format="pyarrow"):
+            if not rows:
+                os.kill(coordinator_pid(), signal.SIGKILL)
+            rows += batch["id"].to_pylist()
+            assert batch["error"].null_count == batch.num_rows
+        log, verdict = provider.log.snapshot(), provider.verdict()
+    assert sorted(rows) == list(range(1500))
+    assert log.peak_in_flight <= 12
+    assert verdict.rejected <= 15
+
+
+def coordinator_pid() -> int:
+    """Return the process of the coordinator, which Ray names after its class."""
+    commands = {int(path.parent.name): path.read_text() for path in Path("/proc").glob("[0-9]*/cmdline")}
+    return next(pid for pid, command in commands.items() if command.startswith("ray::CoordinatorActor"))

@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from batchrt import ChatOpenAI, RunConfig, RunnableLambda, SpendingLimitError
+from batchrt import ChatOpenAI, Quota, RunConfig, RunnableLambda, SpendingLimitError
 from batchrt.integrations.ray.budget_ledger import BudgetLedger, BudgetReply, BudgetRequest
 from batchrt.integrations.ray.row_run import RowRun
 from batchrt.integrations.ray.run_share import RunShare
@@ -69,7 +69,7 @@ class User:
         self.taken = min(max(self.allowed, 0), 100) if self.busy else 0
         return self.taken
 
-    def rows_waiting(self) -> int:
+    def rows_left(self) -> int:
         return 100 if self.busy else 0
 
     def allow(self, slots: int) -> None:
@@ -114,7 +114,7 @@ def test_run_share_gives_the_slots_of_an_idle_worker_to_the_others() -> None:
 
 
 def test_run_share_ends_with_its_lease() -> None:
-    """While the coordinator is away for longer than a lease no slot may be taken; afterwards they may again."""
+    """While the coordinator is away for longer than a lease no slot may be taken."""
 
     async def main() -> None:
         carrier, user = Carrier(virtual=True), User()
@@ -175,7 +175,10 @@ def test_run_share_caps_the_leaf_calls_of_all_workers() -> None:
             now -= 1
 
     carrier = Carrier()
-    with workers(3, RunnableLambda(count), carrier, {"max_concurrency": 6}) as runs, ThreadPoolExecutor() as pool:
+    with (
+        workers(3, RunnableLambda(count), carrier, {"max_concurrency": 6}) as runs,
+        ThreadPoolExecutor() as pool,
+    ):
         done = [pool.submit(run.outcomes, range(400)) for run in runs]
         assert all(outcome.ok for each in done for outcome in each.result())
         assert most == 6
@@ -193,7 +196,18 @@ def test_run_share_spends_the_budget_once() -> None:
     assert {type(outcome.error) for outcome in outcomes} == {type(None), SpendingLimitError}
     spent = sum(outcome.usage.total_tokens for outcome in outcomes if outcome.usage is not None)
     assert 0.9 * 4000 < spent <= 4000
-    assert provider.log.snapshot().total == sum(outcome.ok for outcome in outcomes)
+    assert provider.log.snapshot().requests == sum(outcome.ok for outcome in outcomes)
+
+
+def test_run_share_has_slots_for_rows_that_waited_for_a_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that gave its slot up gets one again, also where no other row is left to be begun."""
+    monkeypatch.setattr("batchrt.integrations.ray.run_share.ROUND", 0.01)
+    provider = MockProvider()
+    quota = Quota(requests_per_minute=600, burst_seconds=0.1)
+    model = ChatOpenAI("model", api_key="none", transport=provider.transport(), quota=quota)
+    config: RunConfig = {"max_concurrency": 8}
+    with workers(1, model, Carrier(), config) as (run,):
+        assert all(outcome.ok for outcome in run.outcomes(["hello"] * 12))
 
 
 def test_run_share_without_limits_needs_no_coordinator() -> None:
