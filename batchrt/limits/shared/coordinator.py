@@ -28,6 +28,8 @@ _FAR: Final = 1.5
 """How many times the seconds that one request of each worker takes a worker without any slot may reserve
 its next one ahead."""
 _IN_FLIGHT: Final = "max_in_flight"
+_AT_ONCE: Final = 16
+"""Requests that all workers together have in flight before the first answer, which may tell limits."""
 _NONE: Final = Demand(0.0, 0.0, 0.0)
 
 
@@ -88,6 +90,7 @@ def handle(
         seconds=LEASE_SECONDS,
         shares=shares,
         in_flight=in_flight,
+        cold=ledger.cold,
         quiet=quiet,
         quiet_reason=ledger.quiet_reason if quiet else "",
         learning=learning,
@@ -125,6 +128,7 @@ def _publish(ledger: Ledger, request: LeaseRequest, now: float) -> None:
         ledger.set_timeline(name, now)
         timeline = ledger.timelines[name]
         timeline.correct(told, now, raises=told.rate <= timeline.rate)
+    ledger.cold = ledger.cold and not (request.answered or ledger.timelines)
     if request.quiet > 0 and now + request.quiet > ledger.quiet_until:
         ledger.quiet_until, ledger.quiet_reason = now + request.quiet, request.quiet_reason
         for timeline in ledger.timelines.values():
@@ -191,7 +195,8 @@ def _share_in_flight(
     """Return how many requests a worker may have in flight: at the least its fair part of those it has."""
     if request.told_in_flight is not None:
         ledger.max_in_flight["told"] = request.told_in_flight
-    limit = min(ledger.max_in_flight.values(), default=None)
+    limits = [*ledger.max_in_flight.values(), *([_AT_ONCE] if ledger.cold else ())]
+    limit = min(limits, default=None)
     if limit is None:
         record.in_flight = request.in_flight
         return None

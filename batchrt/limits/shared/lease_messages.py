@@ -69,6 +69,7 @@ class LeaseRequest:
             up yet.
         in_flight: requests in flight.
         in_flight_wanted: requests that the worker would have in flight if it were free to.
+        answered: whether the provider has answered this worker.
         given: limits that were set by hand, by name as in `Quota.set_limits`, and `None` for a lifted one;
             `None` if the coordinator has them already.
         burst_seconds: see `Quota`.
@@ -86,6 +87,7 @@ class LeaseRequest:
     held: Mapping[str, tuple[Slots, ...]] = field(default_factory=dict)
     in_flight: int = 0
     in_flight_wanted: int = 0
+    answered: bool = False
     given: Mapping[str, float | None] | None = None
     burst_seconds: float | None = None
     told: Mapping[str, TellsLimit] = field(default_factory=dict)
@@ -120,6 +122,7 @@ class LeaseReply:
         seconds: the lease's; without a renewal nothing may be sent once they are over.
         shares: by limit name; all rate limits there are, also those of which nothing is granted.
         in_flight: how many requests this worker may have in flight; `None` for no limit.
+        cold: whether no worker has had an answer, which would tell limits.
         quiet: seconds for which nothing may be sent; 0 for none.
         quiet_reason: the class and status of the refusal that is the reason.
         learning: seconds for which nothing new is granted, after a loss of state.
@@ -130,6 +133,7 @@ class LeaseReply:
     seconds: float
     shares: Mapping[str, RateShare] = field(default_factory=dict)
     in_flight: int | None = None
+    cold: bool = False
     quiet: float = 0.0
     quiet_reason: str = ""
     learning: float = 0.0

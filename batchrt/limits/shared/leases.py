@@ -59,6 +59,7 @@ class Leases:
         workers: how many workers have a lease.
         messages: requests that were answered.
         told_in_flight: the limit of requests in flight that answers tell.
+        answered: whether the provider has answered this worker.
         quiet_until: when the latest cool-down ends that this worker published.
     """
 
@@ -70,6 +71,8 @@ class Leases:
         self.workers: int = 0
         self.messages: int = 0
         self.told_in_flight: int | None = None
+        self.answered: bool = False
+        self._cold = False
         self._burst_seconds = burst_seconds
         self._worker = uuid.uuid4().hex
         self._epoch = ""
@@ -139,6 +142,11 @@ class Leases:
             self.quiet_until, self._quiet_reason = until, reason
             self._news = True
 
+    def tell_answered(self) -> None:
+        """Publish that the provider answers."""
+        self._news = self._news or (self._cold and not self.answered)
+        self.answered = True
+
     def tell_given(self, given: Mapping[str, float | None]) -> None:
         """Publish limits that were set by hand."""
         self._given.update(given)
@@ -188,6 +196,7 @@ class Leases:
             held=held,
             in_flight=in_flight,
             in_flight_wanted=in_flight + waiting.requests,
+            answered=self.answered,
             given=dict(self._given) if self._gives else None,
             burst_seconds=self._burst_seconds,
             told={name: told._replace(age=now - at) for name, (at, told) in self._told.items()},
@@ -211,7 +220,7 @@ class Leases:
         self.messages += 1
         self.workers = reply.workers
         self.expires = sent_at + reply.seconds
-        self.in_flight = reply.in_flight
+        self.in_flight, self._cold = reply.in_flight, reply.cold
         self.learns_until = now + reply.learning if reply.learning else -math.inf
         self._forget_published(request)
         if reply.epoch != self._epoch and self._epoch:

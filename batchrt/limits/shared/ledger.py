@@ -84,6 +84,7 @@ class Ledger:
         timelines: rate limits, by name.
         max_in_flight: the limits of requests in flight, by source.
         burst_seconds: see `Quota`.
+        cold: whether no limit is known, and no worker has had an answer.
         workers: how many have a lease.
         in_flight: the sum of their shares of requests in flight.
         starved: how many want more in flight and have less than a fair share.
@@ -103,6 +104,7 @@ class Ledger:
         self.timelines: dict[str, Timeline] = {}
         self.max_in_flight: dict[str, int] = {}
         self.burst_seconds: float | None = None
+        self.cold: bool = True
         self.workers: int = 0
         self.in_flight: int = 0
         self.starved: int = 0

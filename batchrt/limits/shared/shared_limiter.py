@@ -16,6 +16,7 @@ from batchrt.limits.rate_limits import KnownRateLimits, RateLimitStatus
 from batchrt.limits.shared.lease_messages import LeaseReply, TellsLimit, unit_of
 from batchrt.limits.shared.leases import Leases
 from batchrt.limits.token_bucket import SECONDS, Unit
+from batchrt.messages import Usage
 
 __all__ = ["SHARED", "SharedLimiter"]
 
@@ -164,6 +165,11 @@ class SharedLimiter(Limiter):
         super().forget_in_flight()
         self.leases.begin_anew()
         self._leased.collect()
+
+    def answered(self, permit: Permit, usage: Usage | None, now: float) -> None:
+        """Learn from an answer, and publish the limits that it tells."""
+        super().answered(permit, usage, now)
+        self.leases.tell_answered()
 
     def failed(self, permit: Permit, failure: Failure, now: float, unit: Unit | None) -> bool:
         """Learn from a failure, and publish the cool-down that it begins."""
