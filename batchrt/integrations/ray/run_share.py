@@ -160,6 +160,7 @@ class _SlotLease:
             in_flight_wanted=min(self._cap, in_use + user.rows_left()),
             # Told each time: a coordinator that lost its state knows the cap with the first message.
             given={"max_in_flight": self._cap},
+            answered=True,  # there is no server whose limits are unknown
         )
         reply = None
         with (
