@@ -115,6 +115,14 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into build/docs/site, and check its links and the weight of its landing page."""
+    _install_wheel(session, "langchain")
+    session.install(*_group("docs"))
+    session.run("python", "docs/build_site.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, and that nothing is dead."""
     session.install(*_group("lint"))

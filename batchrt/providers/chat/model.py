@@ -169,9 +169,10 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
                 return await ask(body, read, strand)
             return await answers.one(kept, body, strand, partial(ask, body, read, strand))
 
-        produce = self._producer(endpoint, kwargs)
+        sent = self._producer(endpoint, kwargs)
+        produce = answers.streamed(sent, body_of, AIMessageChunk.of, AIMessageChunk.to_message)
         if self._streaming:
-            return Step(self._whole_or_kept(_whole(produce), request), produce=produce)
+            return Step(self._whole_or_kept(_whole(sent), request), produce=produce)
         alone = Step(call)
         step = alone if self._lists is None else self._listed(alone, request, endpoint, self._lists)
         return step._replace(produce=produce)
