@@ -16,7 +16,7 @@ import anyio
 from batchrt.errors import ProviderError
 from batchrt.limits.events import Admitted, Events, ProviderUp, Sent, TellingLock
 from batchrt.limits.limiter import Limiter
-from batchrt.limits.permit import Permit
+from batchrt.limits.permit import Permit, Waiting
 from batchrt.limits.retry_budget import RetryBudget, RetryQueue
 from batchrt.limits.wait_queue import WaitQueue
 from batchrt.runtime.blocked_loops import Blockades, all_blocked, blocked_error, is_blocking
@@ -94,7 +94,10 @@ class AdmissionControl:
     def _wiring(self) -> Wiring:
         from batchrt.limits.shared.lease_keeper import Wiring
 
-        return Wiring(self._lock, self.events, self._queue.waiting, self._lease_changed)
+        return Wiring(self._lock, self.events, self._waiting, self._lease_changed)
+
+    def _waiting(self) -> Waiting:
+        return self._queue.waiting(self._limiter.expect)
 
     def _lease_changed(self, pauses: bool, now: float) -> None:  # noqa: FBT001  a callback
         """Grant what a new lease allows, and reject what cannot wait for a cool-down that began."""

@@ -188,12 +188,14 @@ class WaitQueue:
         """Remove `head()`."""
         return self._again.popleft() if self._again else self._first.popleft()
 
-    def waiting(self) -> Waiting:
-        """Return how much waits to be sent, assuming the provider is up."""
+    def waiting(self, expect: Callable[[Permit], object]) -> Waiting:
+        """Return how much waits to be sent, assuming the provider is up; `expect` estimates tokens."""
         head = self.head()
         if head is None:
             return Waiting()
         permits = [permit for permit in chain(self._again, self._first) if not permit.withdrawn]
+        for permit in permits:
+            expect(permit)
         return Waiting(len(permits), sum(map(_most, permits)), _most(head))
 
     def next_probe(self) -> Permit | None:

@@ -30,6 +30,8 @@ its next one ahead."""
 _IN_FLIGHT: Final = "max_in_flight"
 _AT_ONCE: Final = 16
 """Requests that all workers together have in flight before the first answer, which may tell limits."""
+_TRUST: Final = 0.5
+"""The share of a surplus of tokens that is given out at once: at most half of it belongs to answers to come."""
 _NONE: Final = Demand(0.0, 0.0, 0.0)
 
 
@@ -127,7 +129,9 @@ def _publish(ledger: Ledger, request: LeaseRequest, now: float) -> None:
         ledger.told[name] = told.rate, told.capacity
         ledger.set_timeline(name, now)
         timeline = ledger.timelines[name]
-        timeline.correct(told, now, raises=told.rate <= timeline.rate)
+        # Tokens of answers that are being made are not in the level yet.
+        trust = 1.0 if unit_of(name) == "requests" else _TRUST
+        timeline.correct(told, now, trust=trust if told.rate <= timeline.rate else 0.0)
     ledger.cold = ledger.cold and not (request.answered or ledger.timelines)
     if request.quiet > 0 and now + request.quiet > ledger.quiet_until:
         ledger.quiet_until, ledger.quiet_reason = now + request.quiet, request.quiet_reason
@@ -192,26 +196,26 @@ def _grant(
 def _share_in_flight(
     ledger: Ledger, record: WorkerRecord, request: LeaseRequest, *, learning: bool
 ) -> int | None:
-    """Return how many requests a worker may have in flight: at the least its fair part of those it has."""
+    """Return how many requests a worker may have in flight.
+
+    If that is less than it has, it sends none until enough of them have ended; until it reports so, those
+    that it has count as its share.
+    """
     if request.told_in_flight is not None:
         ledger.max_in_flight["told"] = request.told_in_flight
     limits = [*ledger.max_in_flight.values(), *([_AT_ONCE] if ledger.cold else ())]
     limit = min(limits, default=None)
-    if limit is None:
-        record.in_flight = request.in_flight
-        return None
-    least = allowed = request.in_flight
-    if not learning:
-        fair = max(1, limit // (ledger.workers + 1))
-        wanted = max(request.in_flight, request.in_flight_wanted)
-        may = limit - ledger.in_flight
-        if ledger.starved:
-            # Less than it has: it begins no more until as many have ended, and others get what it leaves.
-            may, least = min(may, fair), min(least, fair)
-        allowed = max(least, min(wanted, may))
-        record.starved = allowed < min(wanted, fair)
-    record.in_flight = max(request.in_flight, allowed)
-    return allowed
+    record.in_flight = request.in_flight
+    if limit is None or learning:
+        return None if limit is None else request.in_flight
+    fair = max(1, limit // (ledger.workers + 1))
+    wanted = max(request.in_flight, request.in_flight_wanted)
+    share = max(0, min(wanted, limit - ledger.in_flight))
+    record.starved = share < min(wanted, fair)
+    if ledger.starved:
+        share = min(share, fair)
+    record.in_flight = max(share, request.in_flight)
+    return share
 
 
 class Coordinator:

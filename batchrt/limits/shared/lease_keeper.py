@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["LeaseKeeper", "Wiring"]
 
 _LOG: Final = logging.getLogger("batchrt")
+_BETWEEN_LOOKS: Final = 0.05
+"""Seconds for which no other look is taken at the requests that wait: each costs as much as they are many."""
+_LONGEST_SLEEP: Final = 0.5
+"""Seconds after which the keeper looks by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class LeaseKeeper:
         self._task: object = None
         self._changed: anyio.Event | None = None
         self._sleeps_until = math.inf
+        self._looked_at = -math.inf
 
     def begin_anew(self, wiring: Wiring) -> None:
         """Forget the task of the parent process, in one that was forked."""
@@ -109,7 +114,10 @@ class LeaseKeeper:
             now: the time.
         """
         if self._loop is not None and self._loop.is_open():
-            if self._changed is not None and self._next(now) < self._sleeps_until:
+            if self._changed is None or now < self._looked_at + _BETWEEN_LOOKS:
+                return
+            self._looked_at = now
+            if self._next(now) < self._sleeps_until:
                 self._sleeps_until = -math.inf
                 self._loop.call(self._wake)
         elif loop is not None and self._next(now) < math.inf:
@@ -146,7 +154,7 @@ class LeaseKeeper:
                     break
                 self._changed, self._sleeps_until = anyio.Event(), due
             if due > now:
-                with anyio.move_on_after(due - now):
+                with anyio.move_on_after(min(due - now, _LONGEST_SLEEP)):
                     await self._changed.wait()
             else:
                 await self._renew(offset)

@@ -118,12 +118,15 @@ class Leases:
         for name, amount in amounts.items():
             self.rates[name].charge(amount)
 
-    def settle(self, name: str, more: float, now: float) -> None:
-        """Charge `more` for a request than was expected, or less if that is negative."""
+    def settle(self, name: str, more: float, charged_at: float, now: float) -> None:
+        """Charge `more` for a request than was charged then, or less if that is negative.
+
+        A negative amount is lost once the slots that were charged would have expired.
+        """
         rate = self.rates.get(name)
         if rate is not None and more > 0:
             rate.charge(more)
-        elif rate is not None and more < 0:
+        elif rate is not None and more < 0 and now < charged_at + rate.valid:
             rate.refund(-more, now)
 
     # News for other workers
@@ -181,7 +184,7 @@ class Leases:
         self._news = False
         if self.in_flight is not None:
             # The share is not used beyond what is reported until the reply confirms it.
-            self.in_flight = min(self.in_flight, max(in_flight, 0))
+            self.in_flight = min(self.in_flight, in_flight)
         held = {name: rate.slots(now) for name, rate in self.rates.items()}
         demands: dict[Unit, Demand] = {unit: self._demand(unit, waiting) for unit in self._use}
         for use in self._use.values():

@@ -102,7 +102,10 @@ class _LeasedRateLimits(KnownRateLimits):
                 more = 0.0 if request else -1.0
             else:
                 more = 0.0 if tokens is None else tokens - amount
-            self._leases.settle(name, more, self._limiter.now)
+            # A provider that is told no bound charges answers when they are made. What was expected too much
+            # never left its bucket, whose refill since then may have been lost.
+            sent_at = account.sent_at if account.most is None else self._limiter.now
+            self._leases.settle(name, more, sent_at, self._limiter.now)
 
     def learn(
         self,
@@ -147,6 +150,7 @@ class SharedLimiter(Limiter):
         """Return when a request may be sent; see `Limiter`. Infinity if a message has to come first."""
         if not self.leases.lets_in(self.in_flight, now):
             return math.inf
+        self.expect(permit)  # what was expected when it began to wait may be wrong by now
         due = super().due(permit, now, wanted=wanted)
         return due if due < self.leases.expires else math.inf
 

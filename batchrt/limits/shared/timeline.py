@@ -135,7 +135,7 @@ class Timeline:
         self.at = max(self.at, until)
         self.free = [slot for slot in self.free if slot[0] >= until]
 
-    def correct(self, told: TellsLimit, now: float, *, raises: bool) -> None:
+    def correct(self, told: TellsLimit, now: float, *, trust: float) -> None:
         """Follow the level of the provider's bucket, as an answer tells it.
 
         It is lower than the refill that is left here if another program uses the same key, and higher if
@@ -145,7 +145,7 @@ class Timeline:
         Args:
             told: the level, and when it was told.
             now: the time.
-            raises: whether more may be given out; if not, the limit is lower than the provider's.
+            trust: the share by which more may be given out; 0 if the limit is lower than the provider's.
         """
         sent_at = now - told.age
         spare = (told.remaining - self.reserve) / self.rate
@@ -153,8 +153,8 @@ class Timeline:
             if sent_at >= self.lowered_at:
                 self.at, self.lowered_at = max(self.at, now) - spare, now + _SETTLED
             return
-        earlier = self.at - sent_at - max(0.0, self.at - sent_at + self.valid) + spare
-        if raises and sent_at >= self.settled_at and earlier * self.rate >= 1:
+        earlier = trust * (self.at - sent_at - max(0.0, self.at - sent_at + self.valid) + spare)
+        if sent_at >= self.settled_at and earlier * self.rate >= 1:
             # The refill between the new and the old time is given out twice until the old time is past.
             self.settled_at = max(self.at, now) + self.valid
             self.at = max(self.at - earlier, now - self.lag)
