@@ -142,9 +142,9 @@ def test_row_run_does_nothing_for_a_block_without_rows() -> None:
 def test_row_run_is_begun_anew_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that is refused fails the rows at hand with few requests, and a later block is tried again."""
     monkeypatch.setattr(module, "FIRST_PAUSE", 0.01)
-    provider = MockProvider(api_key="the right one")
-    bad = ChatOpenAI("model", api_key="wrong", transport=provider.transport())
-    good = ChatOpenAI("model", api_key="the right one", transport=provider.transport())
+    provider = MockProvider(api_key="sk-right")
+    bad = ChatOpenAI("model", api_key="sk-wrong", transport=provider.transport())
+    good = ChatOpenAI("model", api_key="sk-right", transport=provider.transport())
     key_is_right = threading.Event()
 
     async def ask(text: str) -> Any:
