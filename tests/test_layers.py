@@ -60,6 +60,7 @@ ROOMS = {
     "langchain_openai": {"integrations/langchain/"},
     "openai": {"integrations/langchain/"},
     "ray": {"integrations/ray/"},
+    "opentelemetry": {"integrations/opentelemetry/"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

@@ -31,7 +31,7 @@ _IN_FLIGHT: Final = "max_in_flight"
 _AT_ONCE: Final = 16
 """Requests that all workers together have in flight before the first answer, which may tell limits."""
 _TRUST: Final = 0.5
-"""The share of a surplus of tokens that is given out at once: at most half of it belongs to answers to come."""
+"""The share of a surplus of tokens that is given out at once: the rest may belong to answers to come."""
 _NONE: Final = Demand(0.0, 0.0, 0.0)
 
 
@@ -210,7 +210,7 @@ def _share_in_flight(
         return None if limit is None else request.in_flight
     fair = max(1, limit // (ledger.workers + 1))
     wanted = max(request.in_flight, request.in_flight_wanted)
-    share = max(0, min(wanted, limit - ledger.in_flight))
+    share: int = max(0, min(wanted, limit - ledger.in_flight))
     record.starved = share < min(wanted, fair)
     if ledger.starved:
         share = min(share, fair)

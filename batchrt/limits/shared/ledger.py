@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
-from batchrt.limits.shared.timeline import Timeline
+from batchrt.limits.shared.timeline import NEVER, Timeline
 from batchrt.limits.token_bucket import MINUTE, SECONDS
 
 __all__ = ["LEASE_SECONDS", "Ledger", "WorkerRecord"]
@@ -97,7 +97,7 @@ class Ledger:
         self.at: float = now
         self.lease_time: float = 0.0
         self.learns_until: float = now + learns
-        self.quiet_until: float = -math.inf
+        self.quiet_until: float = NEVER
         self.quiet_reason: str = ""
         self.given: dict[str, float] = {}
         self.told: dict[str, tuple[float, float]] = {}

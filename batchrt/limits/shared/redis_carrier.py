@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
+import weakref
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -97,6 +98,7 @@ class RedisCarrier:
             retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
         )
+        weakref.finalize(self, self._client.close)
         place = self._client.connection_pool.connection_kwargs
         address = place.get("path") or f"{place.get('host')}:{place.get('port')}"
         self.name: str = f"the Redis server {address}"

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,6 +138,7 @@ class SQLiteCarrier:
             connection.close()
             raise
         self._connection, self._opened = connection, self._identity()
+        weakref.finalize(self, connection.close).atexit = False
         return connection
 
     def _identity(self) -> tuple[int, int] | None:

@@ -9,7 +9,10 @@ from typing import Any, Final
 
 from batchrt.limits.shared.lease_messages import Slots, TellsLimit
 
-__all__ = ["Timeline"]
+__all__ = ["NEVER", "Timeline"]
+
+NEVER: Final = -1e18
+"""A time before all others; JSON knows no infinity."""
 
 _MOST_VALID: Final = 2.0
 _LEAST_VALID: Final = 0.1
@@ -60,8 +63,8 @@ class Timeline:
         self.at: float = at
         self.needs: float = 0.0
         self.free: list[tuple[float, float]] = []
-        self.settled_at: float = -math.inf
-        self.lowered_at: float = -math.inf
+        self.settled_at: float = NEVER
+        self.lowered_at: float = NEVER
 
     @property
     def valid(self) -> float:

@@ -101,7 +101,7 @@ class Cluster:
     given: Mapping[str, Any]
     items: int
     max_concurrency: int = 100
-    latency: Any = LogNormal(0.5, 0.5)
+    latency: LogNormal = field(default_factory=lambda: LogNormal(0.5, 0.5))
     steady: tuple[float, float] = (3.0, 5.0)
     meanwhile: Callable[[Cluster], Any] | None = None
     backend: str = "asyncio"
