@@ -110,6 +110,15 @@ def standard(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """Run the tests of the Ray integration on a cluster of this machine; Ray is too large for `tests`."""
+    _install_wheel(session, "trio", "uvloop", "mock", "ray")
+    session.install(*_group("test"))
+    env = {"RAY_USAGE_STATS_ENABLED": "0"}
+    session.run("pytest", "tests/integrations/ray", *session.posargs, env=env)
+
+
+@nox.session
 def reliability(session: nox.Session) -> None:
     """Run the reliability suite with its long tier, an hour of work; arguments go to pytest."""
     _install_wheel(session, "trio", "uvloop", "mock")
