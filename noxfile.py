@@ -156,8 +156,8 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Open a job's page and the site in the machine's browser: narrow and wide, light and dark, with axe."""
-    _install_wheel(session, "report", "langchain")
+    """Open a job's page and the site in the machine's browser, with axe-core's rules."""
+    _install_wheel(session, "report", "langchain", "otel")
     session.install(*_group("test"), *_group("browser"), *_group("docs"))
     pages = ("tests/jobs/test_page_in_browser.py", "tests/test_site_in_browser.py")
     session.run("pytest", *pages, *session.posargs)
@@ -166,7 +166,7 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the site into build/docs/site, and check its links and the weight of its landing page."""
-    _install_wheel(session, "langchain")
+    _install_wheel(session, "langchain", "otel")
     session.install(*_group("docs"))
     session.run("python", "docs/build_site.py", *session.posargs)
 
