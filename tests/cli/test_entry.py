@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib import metadata
 
 import pytest
 
@@ -27,35 +26,6 @@ main()
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (130, "")
-
-
-@pytest.mark.parametrize(
-    "module", ["batchrt", "batchrt.config", "batchrt.runnables.base", "asyncio", "batchrt.cli"]
-)
-def test_entry_ctrl_c_during_the_import_of_the_package_leaves_no_traceback(module: str) -> None:
-    """The script's first module stands outside the package, and imports nothing slow itself."""
-    program = f"""
-import signal, sys
-class Interrupt:
-    def find_spec(self, name, path=None, target=None):
-        if name == {module!r}:
-            sys.meta_path.remove(self)
-            signal.raise_signal(signal.SIGINT)
-sys.meta_path.insert(0, Interrupt())
-from _batchrt_entry import main
-sys.argv = ["batchrt", "run", "none.csv", "-p", "x", "-m", "mock"]
-main()
-"""
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (130, "")
-
-
-def test_entry_is_the_program_of_the_distribution() -> None:
-    """The installed script imports that module, and it runs the commands."""
-    [script] = [each for each in metadata.entry_points(group="console_scripts") if each.name == "batchrt"]
-    program = f"import sys; sys.argv = ['batchrt', '--version']; from {script.module} import main; main()"
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr, ended.stdout[:8]) == (0, "", "batchrt ")
 
 
 def test_entry_leaves_nothing_to_collect_at_the_exit() -> None:
