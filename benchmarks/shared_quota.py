@@ -58,12 +58,13 @@ def simulated(seconds: float) -> None:
         items = int(seconds * RPM / 60 / workers)
         outcome = simulate(Cluster(workers, limits, given, items, max_concurrency=10))
         sent = sum(map(len, outcome.carrier.sent.values()))
+        whole = outcome.verdict
         print(
             f"simulated: {workers} workers, headers {headers}: {100 * outcome.used:.1f} % of the refill "
-            f"used, {outcome.verdict.rejected} of {outcome.verdict.sent} refused, {len(outcome.answers)} "
-            f"answers, {outcome.messages:.2f} messages per worker and second, "
-            f"{outcome.carrier.most_in_a_second()} at the most, "
-            f"{sent / outcome.verdict.accepted:.2f} per request; {outcome.seconds:.0f} virtual seconds in {time.process_time() - began:.0f} s of CPU"
+            f"used, {whole.rejected} of {whole.sent} refused, {len(outcome.answers)} answers, messages: "
+            f"{outcome.messages:.2f} per worker and second, "
+            f"{outcome.carrier.most_in_a_second()} at the most, {sent / whole.accepted:.2f} per request; "
+            f"{outcome.seconds:.0f} virtual seconds in {time.process_time() - began:.0f} s of CPU"
         )
 
 
