@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from batchrt import ChatOpenAI, RunnableLambda, StrOutputParser
+from batchrt import ChatOpenAI, RunConfig, RunnableLambda, StrOutputParser
 from batchrt.integrations.ray import ChainMapper
 from batchrt.testing import MockProvider
 
@@ -57,3 +58,19 @@ def test_chain_mapper_takes_keys_from_the_secret_provider(monkeypatch: pytest.Mo
     assert os.environ.pop("OPENAI_API_KEY") == CANARY
     assert table["error"].to_pylist() == [None]
     assert table["output"].to_pylist() == [provider.answer_to("hello")]
+
+
+def test_chain_mapper_sends_nothing_that_its_cache_has(tmp_path: Path) -> None:
+    """A worker that repeats a block finds the answers of the one before it, and sends the rest."""
+    provider = MockProvider()
+    chain = ChatOpenAI("model", api_key="none", transport=provider.transport()) | StrOutputParser()
+    config: RunConfig = {"cache": str(tmp_path / "answers.cache")}
+    outputs = []
+    for number in (3, 5):
+        mapper = ChainMapper(chain, input="text", config=config)
+        outputs.append(
+            mapper(pa.table({"text": [f"Say {row}" for row in range(number)]}))["output"].to_pylist()
+        )
+        mapper.close()
+    assert outputs[1][:3] == outputs[0]
+    assert provider.log.snapshot().requests == 5
