@@ -110,6 +110,15 @@ def standard(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """Run the tests of the Ray integration on a cluster of this machine; Ray is too large for `tests`."""
+    _install_wheel(session, "trio", "uvloop", "mock", "ray")
+    session.install(*_group("test"))
+    env = {"RAY_USAGE_STATS_ENABLED": "0"}
+    session.run("pytest", "tests/integrations/ray", *session.posargs, env=env)
+
+
+@nox.session
 def reliability(session: nox.Session) -> None:
     """Run the reliability suite with its long tier, an hour of work; arguments go to pytest."""
     _install_wheel(session, "trio", "uvloop", "mock")
@@ -147,16 +156,17 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Open a job's page in the machine's browser: narrow and wide, light and dark, with axe-core's rules."""
-    _install_wheel(session, "report")
-    session.install(*_group("test"), *_group("browser"))
-    session.run("pytest", "tests/jobs/test_page_in_browser.py", *session.posargs)
+    """Open a job's page and the site in the machine's browser, with axe-core's rules."""
+    _install_wheel(session, "report", "langchain", "otel")
+    session.install(*_group("test"), *_group("browser"), *_group("docs"))
+    pages = ("tests/jobs/test_page_in_browser.py", "tests/test_site_in_browser.py")
+    session.run("pytest", *pages, *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the site into build/docs/site, and check its links and the weight of its landing page."""
-    _install_wheel(session, "langchain")
+    _install_wheel(session, "langchain", "otel")
     session.install(*_group("docs"))
     session.run("python", "docs/build_site.py", *session.posargs)
 
