@@ -72,6 +72,7 @@ class World:
         model: a chat model; `None` for chains without a provider.
         embeddings: likewise.
         may_fail: whether a request may fail for good.
+        may_end: whether a limit of spending may refuse a request.
     """
 
     seed: object
@@ -79,6 +80,7 @@ class World:
     model: ChatOpenAI | None = None
     embeddings: OpenAIEmbeddings | None = None
     may_fail: bool = False
+    may_end: bool = False
 
     def seconds(self, leaf: str, key: str) -> float:
         return pick(_SECONDS, self.seed, leaf, key)
@@ -359,8 +361,7 @@ class _Growth:
 
         def spread(value: str) -> list[str]:
             key, number = number_of(value)
-            others = (f"{key}.{place}:{number + place}" for place in range(1, count))
-            return [value, *others][:count]
+            return [f"{key}.{place}:{number + place}" for place in range(count)]
 
         def gather(both: dict[str, Any]) -> str:
             key, _ = number_of(both["value"])
@@ -384,7 +385,7 @@ class _Growth:
                 return one
             other = second.expect(key, number)
             # If all fail, the first error is raised.
-            errors = one.errors if other.errors else frozenset()
+            errors = one.errors if other.errors or self.world.may_end else frozenset()
             return Expected(_bounded(one.outputs | other.outputs), errors, None)
 
         runnable = first.runnable.with_fallbacks([second.runnable])

@@ -240,6 +240,7 @@ class Simulation:
             config["window"] = dice.one_of([1, 2, 5])
         if self.provider is not None and dice.chance(0.15):
             config["max_tokens_total"] = dice.one_of([1, 60, 300])
+            self.world.may_end = True
         client = Client(name, dice.one_of(_WAYS), [dice.number(0, 50) for _ in range(count)], config)
         client.source = dice.one_of(["list", "list", "generator", "async", "slow async"])
         if count and dice.chance(0.08):
