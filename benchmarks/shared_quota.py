@@ -60,11 +60,11 @@ def simulated(seconds: float) -> None:
         sent = sum(map(len, outcome.carrier.sent.values()))
         whole = outcome.verdict
         print(
-            f"simulated: {workers} workers, headers {headers}: {100 * outcome.used:.1f} % of refill used, "
-            f"{whole.rejected} of {whole.sent} refused, {len(outcome.answers)} answers, messages: "
-            f"{outcome.messages:.2f} per worker and second, {outcome.carrier.most_in_a_second()} at most, "
-            f"{sent / whole.accepted:.2f} per request; {outcome.seconds:.0f} virtual seconds in "
-            f"{time.process_time() - began:.0f} s of CPU"
+            f"simulated: {workers} workers, headers {headers}: {100 * outcome.used:.1f} % of the refill "
+            f"used, {whole.rejected} of {whole.sent} refused, {len(outcome.answers)} answers, messages: "
+            f"{outcome.messages:.2f} per worker and second, "
+            f"{outcome.carrier.most_in_a_second()} at the most, {sent / whole.accepted:.2f} per request; "
+            f"{outcome.seconds:.0f} virtual seconds in {time.process_time() - began:.0f} s of CPU"
         )
 
 
