@@ -114,7 +114,7 @@ def _height_of_bars(scenario: Mapping[str, Any]) -> int:
 def _bars(
     axes: Axes, case: Mapping[str, Any], key: str, wording: Callable[[Mapping[str, Any], float], str]
 ) -> None:
-    """Draw a bar for each row, the least on top and lossy ones below, with its range and its value in words."""
+    """Draw a bar for each row, the least on top and lossy ones below, with its range and its value."""
     found = sorted(_measured(case, key), key=_place, reverse=True)
     values = [value for _, value in found]
     colours = [_BLUE if row["contender"] == "batchrt" else _MUTED for row, _ in found]
