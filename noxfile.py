@@ -12,7 +12,20 @@ from pathlib import Path
 import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
+NEWER_PYTHONS = ["3.13t", "3.14", "3.14t"]
+"""Pythons that `nox -s newer` tests where they are installed; not a part of CI, for its time."""
 PROJECT = nox.project.load_toml("pyproject.toml")
+
+SMOKE = """
+from batchrt import RunnableLambda
+from batchrt.testing import MockProvider
+
+async def double(value):
+    return value * 2
+
+assert RunnableLambda(double).batch(range(3)) == [0, 2, 4]
+assert MockProvider().transport() is not None
+"""
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "pythons"]
@@ -76,6 +89,15 @@ def pythons(session: nox.Session) -> None:
         session.error(f"tests failed on {', '.join(failed)}")
 
 
+@nox.session(python=NEWER_PYTHONS)
+def newer(session: nox.Session) -> None:
+    """Run the tests of the runtime and all that is built on it on Pythons that CI does not have."""
+    _install_wheel(session, "trio", "mock")
+    session.install(*_group("test"))
+    # A plugin that comes with LangChain uses what Python 3.14 deprecates, before any filter of ours.
+    session.run("pytest", "-p", "no:langsmith_plugin", *session.posargs)
+
+
 @nox.session
 def standard(session: nox.Session) -> None:
     """Run LangChain's standard tests against our models; they bring pytest plugins that ours do not want."""
@@ -85,6 +107,40 @@ def standard(session: nox.Session) -> None:
     options = [option for plugin in unwanted for option in ("-p", f"no:{plugin}")]
     ini = ["-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=default"]
     session.run("pytest", *options, *ini, "tests/integrations/langchain/test_standard.py", *session.posargs)
+
+
+@nox.session
+def ray(session: nox.Session) -> None:
+    """Run the tests of the Ray integration on a cluster of this machine; Ray is too large for `tests`."""
+    _install_wheel(session, "trio", "uvloop", "mock", "ray")
+    session.install(*_group("test"))
+    env = {"RAY_USAGE_STATS_ENABLED": "0"}
+    session.run("pytest", "tests/integrations/ray", *session.posargs, env=env)
+
+
+@nox.session
+def reliability(session: nox.Session) -> None:
+    """Run the reliability suite with its long tier, an hour of work; arguments go to pytest."""
+    _install_wheel(session, "trio", "uvloop", "mock")
+    session.install(*_group("test"))
+    session.run("pytest", "tests/reliability", "-m", "long or not long", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def traces(session: nox.Session) -> None:
+    """Simulate the same seeds on each Python, and compare their histories with those of the first one."""
+    _install_wheel(session, "trio")
+    session.install(*_group("test"))
+    folder = Path(session.cache_dir) / "traces"
+    if session.python == PYTHONS[0]:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = session.posargs or ["300"]
+    found = session.run("python", "-m", "tests.reliability.simulation", *seeds, "--digests", silent=True)
+    (folder / f"{session.python}.txt").write_text(str(found), encoding="utf-8")
+    first = folder / f"{PYTHONS[0]}.txt"
+    if not first.exists() or first.read_text(encoding="utf-8") != str(found):
+        session.error(f"the histories differ from those in {first}")
 
 
 @nox.session
@@ -100,10 +156,11 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Open a job's page in the machine's browser: narrow and wide, light and dark, with axe-core's rules."""
-    _install_wheel(session, "report")
-    session.install(*_group("test"), *_group("browser"))
-    session.run("pytest", "tests/jobs/test_page_in_browser.py", *session.posargs)
+    """Open a job's page and the site in the machine's browser: narrow and wide, light and dark, with axe."""
+    _install_wheel(session, "report", "langchain")
+    session.install(*_group("test"), *_group("browser"), *_group("docs"))
+    pages = ("tests/jobs/test_page_in_browser.py", "tests/test_site_in_browser.py")
+    session.run("pytest", *pages, *session.posargs)
 
 
 @nox.session
@@ -170,5 +227,40 @@ def studies(session: nox.Session) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Build the wheel and the source distribution into dist/."""
-    session.install("build")
+    session.install(*_group("package"))
+    shutil.rmtree("dist", ignore_errors=True)
     session.run("python", "-m", "build")
+    files = sorted(str(path) for path in Path("dist").iterdir())
+    session.run("twine", "check", "--strict", *files)
+    session.run("check-wheel-contents", "dist")
+
+
+@nox.session(python=[*PYTHONS, *NEWER_PYTHONS])
+def install(session: nox.Session) -> None:
+    """Install the wheel and the source distribution of dist/ as users do, and run each."""
+    for file in sorted(Path("dist").glob("batchrt-*")):
+        session.install("--force-reinstall", "--no-deps", str(file))
+        session.install(str(file))
+        session.run("python", "-c", SMOKE)
+        session.run("batchrt", "--help", silent=True)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Look the dependencies up among known vulnerabilities; each must be known to the index."""
+    _install_wheel(session, "progress", "parquet", "pandas", "report", "prices", "trio", "uvloop", "mock")
+    session.install(*_group("package"))
+    session.run("pip-audit", "--strict", "--skip-editable", *session.posargs)
+
+
+@nox.session
+def sbom(session: nox.Session) -> None:
+    """Write what the tests ran with to dist/: a lock (`pip freeze`) and a CycloneDX bill of materials."""
+    _install_wheel(session, "trio", "uvloop", "mock")
+    session.install(*_group("test"), *_group("lint"), *_group("types"), *_group("package"))
+    folder = Path("dist")
+    folder.mkdir(exist_ok=True)
+    lock = session.run("python", "-m", "pip", "freeze", "--exclude", "batchrt", silent=True)
+    (folder / "requirements.lock").write_text(str(lock), encoding="utf-8")
+    bill = ["--output-format", "JSON", "--output-reproducible", "-o", str(folder / "batchrt.cdx.json")]
+    session.run("cyclonedx-py", "environment", "--pyproject", "pyproject.toml", *bill)

@@ -9,8 +9,10 @@ host.
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import inspect
+import json
 import re
 import shutil
 import subprocess
@@ -25,6 +27,8 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 LANDING_BYTES = 500_000
 """The most that a first visit of the landing page may load."""
+REFERENCE_CHARACTERS = 120
+"""Of each section of the reference in the index of the search."""
 
 _FENCE_OPTIONS = re.compile(r"^( *```+\w+)[^\n`]*$", re.MULTILINE)
 _HIDDEN = re.compile(r"^<!-- test\b.*?-->\n", re.MULTILINE | re.DOTALL)
@@ -60,7 +64,8 @@ def stage(folder: Path) -> None:
     """Copy the pages to `folder`, without the parts that only the tests read, and complete the navigation."""
     pages = folder / "docs"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(DOCS, pages, ignore=shutil.ignore_patterns("*.py", "*.toml", "__pycache__"))
+    shutil.copytree(DOCS, pages, ignore=shutil.ignore_patterns("*.py", "*.toml", "theme", "__pycache__"))
+    shutil.copytree(DOCS / "theme", folder / "theme")
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "CHANGELOG.md", pages / "changes.md")
     for page in pages.rglob("*.md"):
@@ -116,6 +121,20 @@ def tree_of_errors() -> str:
     return f"```text\n{inspect.cleandoc(tree.group())}\n```"
 
 
+def compress_index(site: Path) -> None:
+    """Write the index of the search as search.bin, which the pages load: see docs/theme/main.html.
+
+    The reference is found by its names, so that of its sections the beginnings are enough.
+    """
+    index = json.loads((site / "search.json").read_text(encoding="utf-8"))
+    for item in index["items"]:
+        text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", item["text"]))
+        brief = item["location"].startswith(("reference/", "changes"))
+        item["text"] = text[:REFERENCE_CHARACTERS] if brief else text
+    written = json.dumps(index, ensure_ascii=False, separators=(",", ":")).encode()
+    (site / "search.bin").write_bytes(gzip.compress(written, mtime=0))
+
+
 def named_pages(nav: list[Any]) -> list[str]:
     """Return the pages that a navigation names, in its order."""
     found: list[str] = []
@@ -160,10 +179,12 @@ def problems(site: Path) -> list[str]:
 
 
 def landing_weight(site: Path) -> int:
-    """Return the bytes of the landing page and of the files that it loads, uncompressed."""
+    """Return the bytes of the landing page and of all that it loads, as the files are on the disk."""
     page = site / "index.html"
     loaded = Links(page.read_text(encoding="utf-8")).loaded
-    files = {(site / urlsplit(link).path).resolve() for link in loaded}
+    # Of a picture for light and one for dark pages, a browser loads the one that it shows.
+    files = {(site / urlsplit(link).path).resolve() for link in loaded if not link.endswith("#only-dark")}
+    files |= {site / "search.bin", *site.glob("assets/javascripts/workers/search.*.js")}
     return page.stat().st_size + sum(path.stat().st_size for path in files)
 
 
@@ -175,6 +196,7 @@ def main() -> None:
     if subprocess.run(command, cwd=folder, check=False).returncode:
         raise SystemExit("Zensical found the problems above")
     site = folder / "site"
+    compress_index(site)
     if found := problems(site):
         raise SystemExit("\n".join(found))
     weight = landing_weight(site)

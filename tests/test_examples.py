@@ -193,3 +193,18 @@ async def test_service_refuses_a_deadline_out_of_bounds(service: ModuleType) -> 
     answer = await Client(service.app, "POST", "/classify", {"text": "x"}, x_deadline="0")()
     assert answer.status == 422
     assert service.provider.log.snapshot().requests == 0
+
+
+def test_traced_shows_its_spans_and_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    """A tree from the caller to the requests, with retries and cool-downs, and the metrics beside it."""
+    pytest.importorskip("opentelemetry.sdk", reason="OpenTelemetry's SDK is not installed")
+    from batchrt.integrations.opentelemetry import uninstrument
+
+    try:
+        module("traced").main()
+    finally:
+        uninstrument()
+    printed = capsys.readouterr().out
+    for name in ("caller", "invoke_workflow tickets", "batchrt.item", "chat mock-chat", "batchrt.retry"):
+        assert f'"name": "{name}"' in printed
+    assert '"name": "batchrt.quota.limit"' in printed

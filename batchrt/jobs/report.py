@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -107,7 +108,7 @@ class JobReport:
             JournalError: the journal cannot be read.
         """
         with JournalReader(self.journal) as reader:
-            found = islice(reader.records(failed=True), most)
+            found = islice(reader.records(failed=True), min(most, sys.maxsize))
             return [
                 f"row {position + 1}: "
                 f"{shorten(error_line(error_text(record.error or '{}')), _LONGEST_REASON)}"

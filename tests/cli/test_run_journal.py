@@ -129,6 +129,16 @@ def test_run_journal_reuses_all_rows(command: Command, provider: Provider, rows:
     assert out.with_suffix(".csv.jsonl").read_bytes() == written
 
 
+@pytest.mark.parametrize("more", [(), ("--sample", 10**20), ("--dry-run",), ("--retry-failed",)], ids=str)
+def test_run_journal_limit_may_be_larger_than_any_list(
+    command: Command, rows: Path, out: Path, more: tuple[object, ...]
+) -> None:
+    """All rows, whatever their number, is a limit that people write with many digits."""
+    result = run(command, rows, out, "-m", "mock", "--limit", 10**20, *more)
+    assert result.code == 0
+    assert out.exists() == ("--dry-run" not in more)
+
+
 def test_run_journal_has_finish_reasons(command: Command, rows: Path, out: Path) -> None:
     """In the journal's records, and in the output's column."""
     assert run(command, rows, out, "-m", "mock").code == 0
