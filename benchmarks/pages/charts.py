@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.pages.figures import Document, middle, number
+from benchmarks.pages.figures import Document, losses, middle, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +104,7 @@ def _measured(case: Mapping[str, Any], key: str) -> list[tuple[Mapping[str, Any]
 
 def _place(measured: tuple[Mapping[str, Any], float]) -> tuple[bool, float]:
     row, value = measured
-    return bool(middle(row, "lost")), value
+    return bool(losses(row)), value
 
 
 def _height_of_bars(scenario: Mapping[str, Any]) -> int:
@@ -165,8 +165,7 @@ def _waits(scenario: Mapping[str, Any], figure: Figure) -> str:
 
 
 def _lost_or_time(row: Mapping[str, Any], value: float) -> str:
-    lost = middle(row, "lost") or 0.0
-    return f"{number(lost, 0)} lost" if lost else number(value, 2)
+    return losses(row) or number(value, 2)
 
 
 # Lines
