@@ -23,10 +23,15 @@ __all__ = ["ASYNC_BATCH_LLM", "FLEXLLM", "INFERMESH", "LITELLM", "RAY"]
 
 @asynccontextmanager
 async def _async_batch_llm(target: ChatTarget) -> AsyncIterator[Ask]:
-    from async_batch_llm import ProcessorConfig, llm, process_prompts
+    from async_batch_llm import ProcessorConfig, RateLimitConfig, llm, process_prompts
 
     limit = None if target.per_second is None else 60 * target.per_second
-    config = ProcessorConfig(concurrency=target.in_flight, max_requests_per_minute=limit)
+    config = ProcessorConfig(
+        concurrency=target.in_flight,
+        max_requests_per_minute=limit,
+        quota_burst_seconds=None if limit is None else 1.0,
+        rate_limit=RateLimitConfig(cooldown_seconds=1.0, slow_start_items=0),
+    )
 
     async def ask(inputs: Sequence[dict[str, str]]) -> Sequence[Any]:
         # A strategy closes its client at the end of a batch.
@@ -42,9 +47,11 @@ ASYNC_BATCH_LLM = Contender(
     "async-batch-llm",
     "async-batch-llm",
     ("async-batch-llm", "openai"),
-    '`process_prompts(llm("openai-compatible:…"), prompts)` with `preserve_order`, its default retries '
-    "and cool-downs; `max_requests_per_minute` where the rate is known. The connections of one batch "
-    "are not kept for the next, so it opens them within the measured time.",
+    '`process_prompts(llm("openai-compatible:…"), prompts)` with `preserve_order` and its default '
+    "retries. After a 429 it pauses for five minutes at the least, and then starts slowly; the pause is "
+    "set to one second, which is what the server asks for, and the slow start is off. Where the rate is "
+    "known, `max_requests_per_minute`, and a burst of one second. The connections of one batch are not "
+    "kept for the next, so it opens them within the measured time.",
     "from async_batch_llm import llm, process_prompts",
     chat=_async_batch_llm,
     divisors={"chat": 10},

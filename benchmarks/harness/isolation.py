@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 __all__ = [
@@ -32,6 +33,7 @@ SERVER_CORE = 0
 CONTENDER_CORE = 1
 
 _PACKAGE = Path(__file__).parent.parent
+_copying = Lock()
 
 # No tracing, telemetry or download is part of a comparison.
 _SETTINGS = {
@@ -70,7 +72,10 @@ def environment() -> dict[str, str]:
     """
     # Without bytecode on the disk, each process would compile the modules that it imports.
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, **_SETTINGS, "PYTHONPATH": _copy_of_the_package().name}
+    # Two threads would each make a copy, and the one that the cache drops is deleted in use.
+    with _copying:
+        folder = _copy_of_the_package().name
+    return {**kept, **_SETTINGS, "PYTHONPATH": folder}
 
 
 def command_for(arguments: Sequence[str], python: str = sys.executable) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.pages.figures import Document, middle, number
+from benchmarks.pages.figures import Document, losses, middle, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,6 +102,11 @@ def _measured(case: Mapping[str, Any], key: str) -> list[tuple[Mapping[str, Any]
     return [(row, value) for row, value in found if value is not None]
 
 
+def _place(measured: tuple[Mapping[str, Any], float]) -> tuple[bool, float]:
+    row, value = measured
+    return bool(losses(row)), value
+
+
 def _height_of_bars(scenario: Mapping[str, Any]) -> int:
     return 90 + 26 * max(len(_measured(case, "cpu")) for case in scenario["cases"])
 
@@ -109,8 +114,8 @@ def _height_of_bars(scenario: Mapping[str, Any]) -> int:
 def _bars(
     axes: Axes, case: Mapping[str, Any], key: str, wording: Callable[[Mapping[str, Any], float], str]
 ) -> None:
-    """Draw a bar for each row, the least on top, with its range and its value in words."""
-    found = sorted(_measured(case, key), key=lambda pair: -pair[1])
+    """Draw a bar for each row, the least on top and lossy ones below, with its range and its value."""
+    found = sorted(_measured(case, key), key=_place, reverse=True)
     values = [value for _, value in found]
     colours = [_BLUE if row["contender"] == "batchrt" else _MUTED for row, _ in found]
     ranges = [
@@ -160,8 +165,7 @@ def _waits(scenario: Mapping[str, Any], figure: Figure) -> str:
 
 
 def _lost_or_time(row: Mapping[str, Any], value: float) -> str:
-    lost = middle(row, "lost") or 0.0
-    return f"{number(lost, 0)} lost" if lost else number(value, 2)
+    return losses(row) or number(value, 2)
 
 
 # Lines

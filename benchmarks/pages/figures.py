@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, TypeAlias
 
-__all__ = ["Document", "Row", "best_rows", "cell", "find_case", "find_row", "middle", "number", "ratio"]
+__all__ = [
+    "Document",
+    "Row",
+    "best_rows",
+    "cell",
+    "find_case",
+    "find_row",
+    "losses",
+    "middle",
+    "number",
+    "ratio",
+]
 
 Document: TypeAlias = Mapping[str, Any]
 Row: TypeAlias = Mapping[str, Any]
@@ -70,5 +81,16 @@ def best_rows(rows: Sequence[Row], key: str, best: str) -> list[Row]:
     if not best or not able:
         return []
     choose = min if best == "least" else max
-    top = choose(middle(row, key) or 0.0 for row in able)
-    return [row for row in able if middle(row, key) == top]
+    figure = _worst if lossless else middle
+    top = choose(figure(row, key) or 0.0 for row in able)
+    return [row for row in able if figure(row, key) == top]
+
+
+def _worst(row: Row, key: str) -> float:
+    """Return the most of a figure: a row that was lost in one round is lost."""
+    return float(max(row["figures"][key]))
+
+
+def losses(row: Row) -> str:
+    """Return how many rows were lost, with the range over the rounds; empty if none was in any round."""
+    return f"{cell(row, 'lost', 0)} lost" if any(row["figures"].get("lost", ())) else ""

@@ -12,6 +12,7 @@ from benchmarks.pages.figures import (
     cell,
     find_case,
     find_row,
+    losses,
     middle,
     number,
     ratio,
@@ -145,7 +146,7 @@ def headline(document: Document) -> Iterator[str]:
                 _figure(others["embeddings"], key, "cpu", 0),
                 _trouble(others["unknown"], key),
                 _trouble(others["known"], key),
-                _figure(others["faults"], key, "lost", 0, "lost"),
+                _trouble(others["faults"], key),
                 _figure(others["startup"], key, "cpu", 0),
             ]
         )
@@ -165,9 +166,9 @@ def headline(document: Document) -> Iterator[str]:
     )
 
 
-def _figure(case: Mapping[str, Any] | None, contender: str, key: str, digits: int, unit: str = "") -> str:
+def _figure(case: Mapping[str, Any] | None, contender: str, key: str, digits: int) -> str:
     value = middle(find_row(case, contender), key)
-    return "-" if value is None else f"{number(value, digits)} {unit}".strip()
+    return "-" if value is None else number(value, digits)
 
 
 def _trouble(case: Mapping[str, Any] | None, contender: str) -> str:
@@ -175,8 +176,7 @@ def _trouble(case: Mapping[str, Any] | None, contender: str) -> str:
     if row is None:
         named = [each for each in (case or {"rows": ()})["rows"] if each["contender"] == contender]
         return named[0]["reason"] if named else "-"
-    lost, ideal = middle(row, "lost") or 0.0, middle(row, "ideal") or 0.0
-    return f"{number(lost, 0)} lost" if lost else f"0 lost, {number(ideal, 2)} x ideal"
+    return losses(row) or f"0 lost, {number(middle(row, 'ideal') or 0.0, 2)} x ideal"
 
 
 # The facts around them
