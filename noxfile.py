@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -11,7 +12,20 @@ from pathlib import Path
 import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
+NEWER_PYTHONS = ["3.13t", "3.14", "3.14t"]
+"""Pythons that `nox -s newer` tests where they are installed; not a part of CI, for its time."""
 PROJECT = nox.project.load_toml("pyproject.toml")
+
+SMOKE = """
+from batchrt import RunnableLambda
+from batchrt.testing import MockProvider
+
+async def double(value):
+    return value * 2
+
+assert RunnableLambda(double).batch(range(3)) == [0, 2, 4]
+assert MockProvider().transport() is not None
+"""
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "pythons"]
@@ -75,6 +89,15 @@ def pythons(session: nox.Session) -> None:
         session.error(f"tests failed on {', '.join(failed)}")
 
 
+@nox.session(python=NEWER_PYTHONS)
+def newer(session: nox.Session) -> None:
+    """Run the tests of the runtime and all that is built on it on Pythons that CI does not have."""
+    _install_wheel(session, "trio", "mock")
+    session.install(*_group("test"))
+    # A plugin that comes with LangChain uses what Python 3.14 deprecates, before any filter of ours.
+    session.run("pytest", "-p", "no:langsmith_plugin", *session.posargs)
+
+
 @nox.session
 def standard(session: nox.Session) -> None:
     """Run LangChain's standard tests against our models; they bring pytest plugins that ours do not want."""
@@ -84,6 +107,15 @@ def standard(session: nox.Session) -> None:
     options = [option for plugin in unwanted for option in ("-p", f"no:{plugin}")]
     ini = ["-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=default"]
     session.run("pytest", *options, *ini, "tests/integrations/langchain/test_standard.py", *session.posargs)
+
+
+@nox.session
+def ray(session: nox.Session) -> None:
+    """Run the tests of the Ray integration on a cluster of this machine; Ray is too large for `tests`."""
+    _install_wheel(session, "trio", "uvloop", "mock", "ray")
+    session.install(*_group("test"))
+    env = {"RAY_USAGE_STATS_ENABLED": "0"}
+    session.run("pytest", "tests/integrations/ray", *session.posargs, env=env)
 
 
 @nox.session
@@ -158,16 +190,77 @@ def types(session: nox.Session) -> None:
     session.run("pyright", "--verifytypes", "batchrt", "--ignoreexternal")
 
 
-@nox.session
+def _python_of_contenders() -> str | None:
+    """Return a Python that all contenders support, or None for nox's own: those that do not are reported."""
+    for python in ("3.12", "3.13"):
+        if shutil.which(f"python{python}") is not None:
+            probe = subprocess.run([f"python{python}", "-V"], check=False, capture_output=True)  # noqa: S603
+            if probe.returncode == 0:
+                return python
+    return None
+
+
+@nox.session(python=_python_of_contenders())
 def bench(session: nox.Session) -> None:
-    """Measure against the peers; arguments go to the benchmarks."""
-    _install_wheel(session, "mock", "uvloop")
+    """Measure against the contenders, and render docs/benchmarks.md; arguments go to the benchmarks."""
+    _install_wheel(session, "mock", "uvloop", "numpy")
     session.install(*_group("bench"))
+    contenders = [*_group("contenders"), *(_group("contenders-full") if "--full" in session.posargs else ())]
+    try:
+        session.install(*contenders)
+    except nox.command.CommandFailed:
+        # One of them: the others are measured, and its row says that it is not installed.
+        for contender in contenders:
+            with contextlib.suppress(nox.command.CommandFailed):
+                session.install(contender)
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(python=_python_of_contenders())
+def studies(session: nox.Session) -> None:
+    """Study limits, lists and streams in depth; arguments go to the studies."""
+    _install_wheel(session, "mock", "uvloop", "numpy")
+    session.install(*_group("bench"), *_group("contenders"))
+    session.run("python", "-m", "benchmarks.studies", *session.posargs)
 
 
 @nox.session
 def build(session: nox.Session) -> None:
     """Build the wheel and the source distribution into dist/."""
-    session.install("build")
+    session.install(*_group("package"))
+    shutil.rmtree("dist", ignore_errors=True)
     session.run("python", "-m", "build")
+    files = sorted(str(path) for path in Path("dist").iterdir())
+    session.run("twine", "check", "--strict", *files)
+    session.run("check-wheel-contents", "dist")
+
+
+@nox.session(python=[*PYTHONS, *NEWER_PYTHONS])
+def install(session: nox.Session) -> None:
+    """Install the wheel and the source distribution of dist/ as users do, and run each."""
+    for file in sorted(Path("dist").glob("batchrt-*")):
+        session.install("--force-reinstall", "--no-deps", str(file))
+        session.install(str(file))
+        session.run("python", "-c", SMOKE)
+        session.run("batchrt", "--help", silent=True)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Look the dependencies up among known vulnerabilities; each must be known to the index."""
+    _install_wheel(session, "progress", "parquet", "pandas", "report", "prices", "trio", "uvloop", "mock")
+    session.install(*_group("package"))
+    session.run("pip-audit", "--strict", "--skip-editable", *session.posargs)
+
+
+@nox.session
+def sbom(session: nox.Session) -> None:
+    """Write what the tests ran with to dist/: a lock (`pip freeze`) and a CycloneDX bill of materials."""
+    _install_wheel(session, "trio", "uvloop", "mock")
+    session.install(*_group("test"), *_group("lint"), *_group("types"), *_group("package"))
+    folder = Path("dist")
+    folder.mkdir(exist_ok=True)
+    lock = session.run("python", "-m", "pip", "freeze", "--exclude", "batchrt", silent=True)
+    (folder / "requirements.lock").write_text(str(lock), encoding="utf-8")
+    bill = ["--output-format", "JSON", "--output-reproducible", "-o", str(folder / "batchrt.cdx.json")]
+    session.run("cyclonedx-py", "environment", "--pyproject", "pyproject.toml", *bill)

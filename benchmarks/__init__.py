@@ -1,5 +1,1 @@
-"""batchrt measured beside what else does the work: `python -m benchmarks`."""
-
-from __future__ import annotations
-
-__all__: list[str] = []
+"""The benchmarks: contenders that do the same work, measured in turns, and the page of their results."""

@@ -1,84 +1,76 @@
-"""The one command: `python -m benchmarks [SUITE …] [--quick] [--json FILE] [--check]`."""
+"""The command: `python -m benchmarks [--full] [--only SCENARIO …] [--against REV] [--render]`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
+import time
+from collections.abc import Sequence
 
-from rich.console import Console
-
-from benchmarks import chat, embeddings, lists, overhead, quota, refusals, report, startup, streaming
-from benchmarks.criteria import judge
-from benchmarks.machine import describe
-from benchmarks.results import Table
+from benchmarks import against, documents
+from benchmarks.contenders.registry import CONTENDERS
+from benchmarks.harness.machine import describe
+from benchmarks.harness.running import run_scenario
+from benchmarks.pages.page import render
+from benchmarks.scenarios.protocol import Tier
+from benchmarks.scenarios.registry import SCENARIOS
 
 __all__ = ["main"]
 
-_NARROWEST = 180
-"""Columns that the tables need; a pipe has no width of its own."""
-
-
-class _Measure(Protocol):
-    def __call__(self, *, quick: bool, tell: Callable[[str], None]) -> Iterator[Table]: ...
-
-
-_SUITES: Mapping[str, _Measure] = {
-    "startup": startup.measure,
-    "overhead": overhead.measure,
-    "streaming": streaming.measure,
-    "chat": chat.measure,
-    "embeddings": embeddings.measure,
-    "lists": lists.measure,
-    "quota": quota.measure,
-    "refusals": refusals.measure,
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, show, and return the exit code: 1 if `--check` found a number that is missed."""
+    """Measure, write results and page, and return the exit code: 1 if `--against` found a regression."""
     options = _parse(arguments)
-    console = Console()
-    if console.width < _NARROWEST:
-        console = Console(width=_NARROWEST)
-    progress = Console(stderr=True, style="dim", highlight=False)
+    if options.against is not None:
+        return against.compare(options.against, tell=_tell)
+    if not options.render:
+        _measure("full" if options.full else "quick", options.only)
+    for path in render():
+        _tell(f"wrote {path}")
+    return 0
+
+
+def _measure(tier: Tier, only: Sequence[str]) -> None:
+    """Measure the scenarios, and write the results after each."""
+    began = time.monotonic()
     machine = describe()
-    report.show_machine(console, machine)
-    measured: dict[str, list[Table]] = {}
-    for suite in options.suites or _SUITES:
-        measured[suite] = []
-        for table in _measure(suite, progress, quick=options.quick):
-            report.show_table(console, suite, table)
-            measured[suite].append(table)
-    verdicts = judge(measured) if options.check else []
-    if verdicts:
-        report.show_verdicts(console, verdicts)
-    if options.json is not None:
-        report.write_json(options.json, machine, measured, verdicts)
-    return 0 if all(verdict.met for verdict in verdicts) else 1
+    chosen = [scenario for scenario in SCENARIOS if not only or scenario.key in only]
+    found: list[dict[str, object]] = []
+    for scenario in chosen:
+        found.append(run_scenario(scenario, scenario.cases(tier, CONTENDERS), _tell))
+        seconds = time.monotonic() - began
+        _tell(f"{scenario.title}: {seconds:.0f} s so far")
+        documents.write(
+            {
+                "tier": tier,
+                "command": "nox -s bench" + (" -- --full" if tier == "full" else ""),
+                "seconds": round(seconds),
+                "machine": machine,
+                "contenders": [
+                    {"key": each.key, "name": each.name, "version": each.version(), "use": each.use}
+                    for each in CONTENDERS
+                ],
+                "scenarios": found,
+            }
+        )
 
 
-def _measure(suite: str, progress: Console, *, quick: bool) -> Iterator[Table]:
-    def tell(what: str) -> None:
-        progress.print(f"{suite}: {what}", soft_wrap=True)
-
-    return _SUITES[suite](quick=quick, tell=tell)
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    keys = [scenario.key for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(_SUITES))
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
-    parser.add_argument("--check", action="store_true", help="compare with the targets")
+    parser.add_argument("--full", action="store_true", help="all sizes, more rounds, and Ray: some hours")
+    parser.add_argument(
+        "--only", nargs="+", default=[], choices=keys, metavar="SCENARIO", help=", ".join(keys)
+    )
+    parser.add_argument("--against", metavar="REV", help="compare this checkout with a commit of it")
+    parser.add_argument("--render", action="store_true", help="write the page from the results as they are")
     options = parser.parse_args(arguments)
-    unknown = sorted(set(options.suites) - set(_SUITES))
-    if unknown:
-        parser.error(f"no suite {', '.join(unknown)}; there are {', '.join(_SUITES)}")
-    if options.check and options.quick:
-        parser.error("--check is about full sizes: leave --quick out")
+    if options.against is not None and (options.full or options.only or options.render):
+        parser.error("--against takes no other option")
     return options
 
 

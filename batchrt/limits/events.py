@@ -24,6 +24,8 @@ __all__ = [
     "QuotaEvent",
     "Retried",
     "Sent",
+    "SharedQuotaAway",
+    "SharedQuotaBack",
     "TellingLock",
 ]
 
@@ -127,8 +129,40 @@ class ProviderUp:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class SharedQuotaAway:
+    """The state of a quota that several processes share cannot be reached.
+
+    Attributes:
+        carrier: the file or the server.
+        reason: why.
+        lease_left: seconds for which requests may still be sent; then they wait until it is back.
+    """
+
+    carrier: str
+    reason: str
+    lease_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class SharedQuotaBack:
+    """The state of a quota that several processes share can be reached again, after so many seconds."""
+
+    carrier: str
+    seconds: float
+
+
 QuotaEvent: TypeAlias = (
-    Admitted | Sent | Retried | CooledDown | LimitChanged | BudgetEmpty | ProviderDown | ProviderUp
+    Admitted
+    | Sent
+    | Retried
+    | CooledDown
+    | LimitChanged
+    | BudgetEmpty
+    | ProviderDown
+    | ProviderUp
+    | SharedQuotaAway
+    | SharedQuotaBack
 )
 
 _LOG: Final = logging.getLogger("batchrt")

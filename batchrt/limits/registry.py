@@ -14,7 +14,9 @@ from batchrt.limits.quota import Quota
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-__all__ = ["owner_of", "shared_quota"]
+    from batchrt.limits.shared.carrier import Carrier
+
+__all__ = ["owner_of", "share_quotas", "shared_quota"]
 
 Key: TypeAlias = "tuple[bytes, str]"
 
@@ -51,6 +53,7 @@ class _Registry:
 
     def __init__(self) -> None:
         self.process = os.getpid()
+        self.carrier: Carrier | None = None
         # Reentrant: the garbage collector may call `_forget` at any time.
         self._lock = threading.RLock()
         self._alive: WeakValueDictionary[Key, Quota] = WeakValueDictionary()
@@ -61,7 +64,7 @@ class _Registry:
     def find(self, key: Key, owner: object) -> Quota:
         with self._lock:
             if owner is None:
-                quota = self._find_or_make(self._alive, key)
+                quota = self._find_or_make(self._alive, key, self.carrier)
                 self._recent[key] = quota
                 self._recent.move_to_end(key)
                 if len(self._recent) > _KEPT:
@@ -85,10 +88,15 @@ class _Registry:
             if self._owners.get(owner.key) is owner:
                 del self._owners[owner.key]
 
-    def _find_or_make(self, quotas: MutableMapping[Key, Quota], key: Key) -> Quota:
+    def _find_or_make(
+        self, quotas: MutableMapping[Key, Quota], key: Key, carrier: Carrier | None = None
+    ) -> Quota:
         quota = quotas.get(key)
-        if quota is None:
+        if quota is None and carrier is None:
             quota = quotas[key] = Quota()
+        elif quota is None:
+            account, model = key
+            quota = quotas[key] = Quota(shared=carrier, shared_name=f"{account.hex()} {model}")
         return quota
 
 
@@ -113,7 +121,19 @@ def shared_quota(account: bytes, model: str, owner: object = None) -> Quota:
 
     Each `owner`, a transport or client of the user's, has quotas of its own: it may lead anywhere.
     """
+    return _registry().find((account, model), owner)
+
+
+def share_quotas(carrier: Carrier) -> None:
+    """Have the quotas of this process share their limits with other processes from now on.
+
+    Those that were made before, and those of transports and clients of the user's, do not.
+    """
+    _registry().carrier = carrier
+
+
+def _registry() -> _Registry:
     # A fork has a registry of its own: the parent's lock may be held, and its requests do not end here.
     if not _registries or _registries[0].process != os.getpid():
         _registries[:] = [_Registry()]
-    return _registries[0].find((account, model), owner)
+    return _registries[0]

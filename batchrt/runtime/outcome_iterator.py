@@ -19,6 +19,7 @@ from batchrt.runtime.item import Item
 from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.portal import fetches
 from batchrt.runtime.progress_bar import ProgressBar
+from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Spending
 from batchrt.runtime.step import ListRun
 from batchrt.runtime.strand import current_strand
@@ -149,6 +150,11 @@ class OutcomeIterator(Stream[Outcome[Out]], Generic[Out]):
         state = self._state
         if state is not None and state.scheduler is not None and not state.ended.is_set():
             state.scheduler.wind_down()
+
+    @property
+    def slots(self) -> Slots | None:
+        """The slots of the run; `None` before it has begun."""
+        return None if self._state is None or self._state.scheduler is None else self._state.scheduler.slots
 
     @property
     def stopped(self) -> bool:
@@ -421,6 +427,11 @@ class SyncOutcomeIterator(Iterator[Outcome[Out]], Generic[Out]):
     def stop(self) -> None:
         """End gracefully; see `OutcomeIterator.stop`."""
         self._outcomes.stop()
+
+    @property
+    def slots(self) -> Slots | None:
+        """The slots of the run; `None` before it has begun."""
+        return self._outcomes.slots
 
     @property
     def stopped(self) -> bool:

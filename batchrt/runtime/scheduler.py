@@ -27,6 +27,7 @@ from batchrt.runtime.item import Item
 from batchrt.runtime.observers import Observer, installed
 from batchrt.runtime.run import Run
 from batchrt.runtime.run_counts import RunCounts
+from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Payer
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand, strand_context
@@ -99,6 +100,11 @@ class Scheduler(Workers):
         self._wound_down = False
         if stoppable:
             self._withdrawals = Withdrawals(run)
+
+    @property
+    def slots(self) -> Slots:
+        """The slots of the run."""
+        return self._run.slots
 
     @property
     def spending(self) -> Payer | None:

@@ -101,7 +101,10 @@ class Slots:
     from any thread: leaves run in threads, and a function may start an event loop of its own.
     """
 
-    __slots__ = ("_free", "_late", "_lock", "_newcomers", "_parent", "_waiters", "adaptive", "total")
+    __slots__ = (
+        *("_free", "_late", "_lock", "_newcomers", "_parent", "_waiters", "_withheld"),
+        *("adaptive", "total"),
+    )
 
     def __init__(
         self, total: int | None, parent: Slots | None = None, *, adaptive: bool | None = None
@@ -110,6 +113,7 @@ class Slots:
         above = parent is not None and parent.adaptive
         self.adaptive: bool = above if adaptive is None else adaptive
         self._free: float = math.inf if total is None else total
+        self._withheld = 0
         self._parent = parent
         self._lock = threading.Lock()
         self._late: deque[tuple[int, bool]] = deque()
@@ -129,9 +133,19 @@ class Slots:
         above = self._parent.free if self._parent else math.inf
         return min(self._free, above)
 
+    @property
+    def taken(self) -> int:
+        """How many slots are taken right now; 0 without a cap."""
+        return 0 if self.total is None else int(self.total - self._withheld - self._free)
+
+    def withhold(self, count: int) -> None:
+        """Leave so many of the slots unused from now on; leaves that have one of them finish."""
+        more, self._withheld = self._withheld - count, count
+        self._change(more, newcomers=True)
+
     def wanted(self) -> bool:
-        """Whether a strand that is under way waits for a slot."""
-        if self._waiters:
+        """Whether a strand that is under way waits for a slot, or more slots are taken than there are."""
+        if self._waiters or self._free < 0:
             return True
         return self._parent is not None and self._parent.wanted()
 

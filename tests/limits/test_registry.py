@@ -19,6 +19,7 @@ import pytest
 from batchrt import ChatOpenAI, LimitChanged, OpenAI, OpenAIEmbeddings, Quota, RateLimitError
 from batchrt.limits import registry as quotas
 from batchrt.limits.events import QuotaEvent
+from batchrt.limits.shared.memory_carrier import MemoryCarrier
 from batchrt.providers.base import Model
 from batchrt.testing import MockProvider
 from tests.providers.http.replies import chat_body
@@ -392,3 +393,21 @@ def test_registry_shows_no_key() -> None:
     for account, _ in registry._recent:
         assert KEY.encode() not in account
         assert len(account) == 16
+
+
+def test_registry_shares_the_quotas_made_after_share_quotas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have the carrier, and a name of their own; those of a transport do not."""
+    monkeypatch.setattr(quotas, "_registries", [])
+    before = quotas.shared_quota(b"account", "before")
+    quotas.share_quotas(MemoryCarrier())
+    one, two = (quotas.shared_quota(b"account", model) for model in ("one", "two"))
+    assert quotas.shared_quota(b"account", "one") is one
+    statuses = [
+        quota.statistics().shared for quota in (before, one, two, quotas.shared_quota(b"a", "m", object))
+    ]
+    assert [None if status is None else status.name for status in statuses] == [
+        None,
+        f"{b'account'.hex()} one",
+        f"{b'account'.hex()} two",
+        None,
+    ]

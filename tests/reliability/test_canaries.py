@@ -26,7 +26,6 @@ from batchrt import (
     ProviderError,
     StrOutputParser,
 )
-from batchrt.providers.http.secrets import Hidden
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests.reliability.conftest import Figure
 
@@ -128,15 +127,27 @@ def test_canaries_are_not_shown_by_any_fault(fault: Fault, shown: Shown, figure:
     figure(errors=errors)
 
 
-def test_canaries_are_found_where_they_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that does not hide itself is seen: the other tests can fail."""
-    monkeypatch.setattr(Hidden, "__repr__", lambda self: self.get_secret_value())
-    found = Shown()
-    for model in models(base_url="http://127.0.0.1:9/v1"):
-        found.texts.clear()
-        for error in model.run([PROMPT]).errors.values():
+def test_canaries_are_found_where_they_are_shown() -> None:
+    """In a variable of a frame, in an error's data, and in a chain of causes: the other tests can fail."""
+
+    def leak(way: str) -> None:
+        key = KEY
+        error = ValueError("no key")
+        if way == "data":
+            error.key = key  # type: ignore[attr-defined]
+        if way == "cause":
+            raise error from RuntimeError(f"{key} is wrong")
+        if way != "variable":
+            del key
+        raise error
+
+    for way in ("variable", "data", "cause"):
+        found = Shown()
+        try:
+            leak(way)
+        except ValueError as error:
             found.add_error(error)
-        assert found.has(KEY)
+        assert found.has(KEY), way
 
 
 def test_canaries_are_not_in_a_journal_report_or_page(tmp_path: Path, shown: Shown) -> None:

@@ -450,3 +450,38 @@ def test_slots_of_a_level_inside_lent_slots_come_back_with_them() -> None:
     assert outer.free == 0
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     task.get_coro().close()
+
+
+def test_slots_withheld_are_not_given_out() -> None:
+    """Slots that are withheld while they are taken come back before another is taken."""
+    slots = Slots(3)
+    assert slots.try_take()
+    assert slots.try_take()
+    slots.withhold(2)
+    assert (slots.taken, slots.free) == (2, -1)
+    assert slots.wanted(), "the strand that ends next keeps no slot"
+    slots.give()
+    assert not slots.try_take()
+    assert not slots.wanted()
+    slots.give()
+    assert slots.try_take()
+    slots.withhold(0)
+    assert (slots.taken, slots.free) == (1, 2)
+
+
+def test_slots_that_are_no_longer_withheld_go_to_the_waiter() -> None:
+    """A strand that waits gets one at once."""
+
+    async def main() -> None:
+        slots = Slots(1)
+        slots.withhold(1)
+        with anyio.move_on_after(0.01):
+            await slots.take()
+        assert slots.taken == 0
+        async with anyio.create_task_group() as group:
+            group.start_soon(slots.take)
+            await anyio.wait_all_tasks_blocked()
+            slots.withhold(0)
+        assert slots.taken == 1
+
+    anyio.run(main)

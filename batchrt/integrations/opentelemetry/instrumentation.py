@@ -82,8 +82,11 @@ class Instrumentation:
         return followed
 
     def single(self, run: Run, config: RunConfig, step: Step) -> Step:
-        """Return a step whose call is the whole run; within another run it is no run of its own."""
-        if run.observer is not None and not self.items:
+        """Return a step whose call is the whole run; within another run it is no run of its own.
+
+        Neither is a prompt or a parser that is called by itself: it waits for nothing, and sends nothing.
+        """
+        if step.inline or (run.observer is not None and not self.items):
             return step
         followed = RunSpan(self, run, config, single=True)
         run.observer = followed

@@ -95,17 +95,7 @@ class RunSpan:
             self._end(None, strand)
             return output
 
-        def at_once(value: Any, strand: Strand) -> Any:
-            begin()
-            try:
-                output = step.call(value, strand)
-            except BaseException as error:
-                self._end(error, strand)
-                raise
-            self._end(None, strand)
-            return output
-
-        return step._replace(call=at_once if step.inline else call)
+        return step._replace(call=call)
 
     def step(self, step: Step) -> Step:
         """Return `step` such that each item of the sample has a span, if spans of items are asked for."""

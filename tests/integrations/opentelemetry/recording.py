@@ -122,5 +122,5 @@ def chat(*plan: Callable[[httpx.Request], httpx.Response], **options: Any) -> Ch
 
 
 def embeddings(*plan: Callable[[httpx.Request], httpx.Response], **options: Any) -> OpenAIEmbeddings:
-    """Return the same for vectors."""
-    return OpenAIEmbeddings("e", **_options(plan, options))
+    """Return the same for vectors; lists wait until no other item can arrive, on however busy a machine."""
+    return OpenAIEmbeddings("e", **_options(plan, {"linger": 60.0, "max_linger": 60.0, **options}))

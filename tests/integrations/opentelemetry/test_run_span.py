@@ -13,7 +13,14 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 from opentelemetry.trace import StatusCode
 
-from batchrt import ItemTimeoutError, Runnable, RunnableLambda, RunnableParallel, StrOutputParser
+from batchrt import (
+    ChatPromptTemplate,
+    ItemTimeoutError,
+    Runnable,
+    RunnableLambda,
+    RunnableParallel,
+    StrOutputParser,
+)
 from batchrt.integrations.opentelemetry import instrument, uninstrument
 from tests import virtual
 from tests.integrations.opentelemetry.recording import (
@@ -195,6 +202,18 @@ async def test_run_span_of_one_input_within_a_run_is_none() -> None:
 
 
 @pytest.mark.anyio
+async def test_run_span_of_a_prompt_by_itself_is_none() -> None:
+    """It waits for nothing and sends nothing; in a list of inputs it is a run as any other."""
+    prompt = ChatPromptTemplate.from_template("{text}")
+    with recording(items=True) as recorded:
+        prompt.invoke({"text": "a"})
+        await prompt.ainvoke({"text": "a"})
+        assert not recorded.spans()
+        await prompt.abatch([{"text": "a"}])
+        assert [span.name for span in recorded.spans()] == ["batchrt.item", "invoke_workflow"]
+
+
+@pytest.mark.anyio
 async def test_run_span_has_the_error_of_the_run() -> None:
     """By its type; an item that fails by itself is no error of the run."""
 
@@ -246,14 +265,18 @@ def test_run_span_of_an_item_knows_its_timeout(backend: str) -> None:
     assert runs == [None, "TimeoutError", "KeyError"]
 
 
-@pytest.mark.anyio
-async def test_run_span_of_shared_lists_links_the_runs() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_run_span_of_shared_lists_links_the_runs(backend: str) -> None:
     """A request for the lists of several runs is a child of one of them, and linked to the others."""
     vectors = embeddings(share_lists=True, linger=0.2, max_linger=0.2)
-    with recording() as recorded:
+
+    async def main() -> None:
         async with anyio.create_task_group() as group:
             for text in ("a", "b", "c"):
                 group.start_soon(vectors.ainvoke, text)
+
+    with recording() as recorded:
+        virtual.run(main, backend=backend)
     (request,) = recorded.spans("embeddings")
     runs = set(map(id_of, recorded.spans("invoke_workflow")))
     assert len(runs) == 3

@@ -1,0 +1,1 @@
+"""The harness: processes, clocks, the mock provider, and rounds in turns."""

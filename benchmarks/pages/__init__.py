@@ -1,0 +1,1 @@
+"""The page of results: tables and charts, made of the JSON alone."""

@@ -1,0 +1,1 @@
+"""The scenarios: kinds of work that contenders are compared on."""

@@ -1,0 +1,1 @@
+"""Studies of limits, lists and streams: tables on the terminal, with targets of their own."""
