@@ -27,7 +27,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 LANDING_BYTES = 500_000
 """The most that a first visit of the landing page may load."""
-BRIEF_PAGES = ("reference/", "changes.", "design.")
+BRIEF_PAGES = ("reference/", "changes.", "design.", "benchmarks.", "reliability.", "releasing.")
 BRIEF_CHARACTERS = 60
 """Of each section of these pages in the index of the search; they are found by their headings."""
 
@@ -35,6 +35,7 @@ _FENCE_OPTIONS = re.compile(r"^( *```+\w+)[^\n`]*$", re.MULTILINE)
 _HIDDEN = re.compile(r"^<!-- test\b.*?-->\n", re.MULTILINE | re.DOTALL)
 
 
+_LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)")
 _NAMES_OF_HOMES = re.compile(r"<!-- names: (.+) -->")
 _NAMES_OF_PACKAGE = re.compile(r"<!-- names of (\S+) -->")
 
@@ -71,10 +72,22 @@ def stage(folder: Path) -> None:
     shutil.copyfile(ROOT / "CHANGELOG.md", pages / "changes.md")
     for page in pages.rglob("*.md"):
         text = _HIDDEN.sub("", page.read_text(encoding="utf-8"))
+        text = _LINK.sub(lambda link: inside(link, DOCS / page.relative_to(pages)), text)  # noqa: B023  called here
         page.write_text(_FENCE_OPTIONS.sub(r"\1", text), encoding="utf-8")
     fill_reference(pages / "reference")
     settings = (DOCS / "zensical.toml").read_text(encoding="utf-8")
     (folder / "zensical.toml").write_text(with_all_pages(settings, pages), encoding="utf-8")
+
+
+def inside(link: re.Match[str], page: Path) -> str:
+    """Return a link as the site has it: the text alone where it leads to a file of the repository."""
+    path = link[2].partition("#")[0]
+    target = (page.parent / path).resolve()
+    if ":" in link[2] or not path or target.is_relative_to(DOCS.resolve()):
+        return link[0]
+    if target == ROOT.resolve() / "CHANGELOG.md":
+        return f"[{link[1]}]({'../' * (len(page.relative_to(DOCS).parts) - 1)}changes.md)"
+    return link[1]
 
 
 def fill_reference(folder: Path) -> None:

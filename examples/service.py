@@ -1,6 +1,6 @@
 """A FastAPI service: a deadline for each request, cancelled when the client goes away, with metrics.
 
-    pip install '.[mock]' fastapi prometheus-client
+    pip install . fastapi prometheus-client uvicorn
     uvicorn --app-dir examples service:app
 
     curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"text": "The lamp is broken"}'
