@@ -49,6 +49,8 @@ _CONVINCING: Final = 0.35
 _RATE_PRICE: Final = 1.0
 _IN_FLIGHT_PRICE: Final = 0.6
 """The price of a model's parameters, in unexplained outcomes: two refusals always fit some rate."""
+_WAITS_PRICE: Final = 1.0
+"""The further price of a number in flight where the waits differ that refusals of one moment ask for."""
 _SWITCH_PRICE: Final = 1.0
 """The further price of a rate where a number in flight is believed: one refusal beside fewer may be
 chance."""
@@ -184,7 +186,12 @@ class RefusalLog:
         return max(end - start - quiet, _LEAST_ACTIVE * (end - start))
 
     def explain(
-        self, now: float, known_rates: Sequence[float | None] = (), known_limit: int | None = None
+        self,
+        now: float,
+        known_rates: Sequence[float | None] = (),
+        known_limit: int | None = None,
+        *,
+        waits_differ: bool = False,
     ) -> Explanation:
         """Return the likeliest cause of the refusals among the newest requests.
 
@@ -193,6 +200,7 @@ class RefusalLog:
             known_rates: rates that are believed already, tried among others.
             known_limit: a number in flight that is believed already; giving it up for a rate takes more
                 evidence than finding the rate.
+            waits_differ: refusals of one moment ask for different waits, as a bucket's do.
         """
         events = self._events(now)
         first = next((place for place, event in enumerate(events) if event[2]), None)
@@ -213,6 +221,7 @@ class RefusalLog:
             after, [rate for rate in known_rates if rate is not None], self._active
         )
         by_limit, by_rate = of_limit + _IN_FLIGHT_PRICE, of_rate + _RATE_PRICE
+        by_limit += _WAITS_PRICE * waits_differ
         rather_limit = by_limit <= by_rate + (0.0 if known_limit is None else _SWITCH_PRICE)
         # "All are let in" leaves the refused unexplained, "all are refused" the rest: a limit has to do
         # better than both.
