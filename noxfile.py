@@ -87,6 +87,31 @@ def standard(session: nox.Session) -> None:
 
 
 @nox.session
+def reliability(session: nox.Session) -> None:
+    """Run the reliability suite with its long tier, an hour of work; arguments go to pytest."""
+    _install_wheel(session, "trio", "uvloop", "mock")
+    session.install(*_group("test"))
+    session.run("pytest", "tests/reliability", "-m", "long or not long", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def traces(session: nox.Session) -> None:
+    """Simulate the same seeds on each Python, and compare their histories with those of the first one."""
+    _install_wheel(session, "trio")
+    session.install(*_group("test"))
+    folder = Path(session.cache_dir) / "traces"
+    if session.python == PYTHONS[0]:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = session.posargs or ["300"]
+    found = session.run("python", "-m", "tests.reliability.simulation", *seeds, "--digests", silent=True)
+    (folder / f"{session.python}.txt").write_text(str(found), encoding="utf-8")
+    first = folder / f"{PYTHONS[0]}.txt"
+    if not first.exists() or first.read_text(encoding="utf-8") != str(found):
+        session.error(f"the histories differ from those in {first}")
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests under coverage and report what is not reached."""
     _install_wheel(session, "trio", "uvloop", "mock")
@@ -103,6 +128,14 @@ def browser(session: nox.Session) -> None:
     _install_wheel(session, "report")
     session.install(*_group("test"), *_group("browser"))
     session.run("pytest", "tests/jobs/test_page_in_browser.py", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into build/docs/site, and check its links and the weight of its landing page."""
+    _install_wheel(session, "langchain")
+    session.install(*_group("docs"))
+    session.run("python", "docs/build_site.py", *session.posargs)
 
 
 @nox.session

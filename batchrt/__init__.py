@@ -110,9 +110,11 @@ if TYPE_CHECKING:
         QuotaEvent,
         Retried,
         Sent,
+        SharedQuotaAway,
+        SharedQuotaBack,
     )
     from batchrt.limits.quota import Quota
-    from batchrt.limits.quota_statistics import LimitStatus, QuotaStatistics
+    from batchrt.limits.quota_statistics import LimitStatus, QuotaStatistics, SharedQuotaStatus
     from batchrt.limits.retry_budget import RetryBudget
     from batchrt.providers.chat.model import ChatOpenAI
     from batchrt.providers.completions.model import OpenAI
@@ -235,6 +237,9 @@ __all__ = [
     "RunnableWithListeners",
     "Sent",
     "ServerError",
+    "SharedQuotaAway",
+    "SharedQuotaBack",
+    "SharedQuotaStatus",
     "SpendingLimitError",
     "StrOutputParser",
     "StrayCancelledError",
@@ -278,6 +283,7 @@ _HOMES = {
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota_statistics",
     "QuotaStatistics": "batchrt.limits.quota_statistics",
+    "SharedQuotaStatus": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
     "estimate_job": "batchrt.jobs.estimate",
@@ -294,6 +300,8 @@ _HOMES |= dict.fromkeys(
         "QuotaEvent",
         "Retried",
         "Sent",
+        "SharedQuotaAway",
+        "SharedQuotaBack",
     ),
     "batchrt.limits.events",
 )

@@ -97,6 +97,7 @@ class ResponseCache:
     Attributes:
         path: as given.
         max_bytes: as given.
+        problem: why the cache was given up, in a sentence; `None` as long as it was not.
         flights: for the models: requests in flight, by key and event loop.
 
     Raises:
@@ -121,7 +122,8 @@ class ResponseCache:
         self._writer: threading.Thread | None = None
         self._reading: sqlite3.Connection | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
-        self._is_broken = self._has_warned = False
+        self._is_broken = False
+        self.problem: str | None = None
         self._open()
 
     @property
@@ -270,14 +272,12 @@ class ResponseCache:
             self._is_broken = True
             self._waiting.clear()
             self._touched.clear()
-            if not self._has_warned:
-                self._has_warned = True
-                _LOG.warning(
-                    "the response cache %s is not used any more: %s; requests are sent. Make room, or delete "
-                    "the file if it is damaged",
-                    self.path,
-                    error,
+            if self.problem is None:
+                self.problem = (
+                    f"the response cache {self.path} is not used any more: {error}; requests are sent. Make "
+                    "room, or delete the file if it is damaged"
                 )
+                _LOG.warning(self.problem)
 
     # Writing
 

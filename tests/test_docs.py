@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 import batchrt
+from batchrt.testing import MockServer
+from tests.documents import blocks_of, page
 
 PACKAGE = Path(batchrt.__file__).parent
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "README.md"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -44,6 +46,38 @@ def test_docs_sessions_give_what_they_show(document: Path) -> None:
     examples = doctest.DocTestParser().get_doctest(text, {}, document.name, str(document), 0)
     assert doctest.DocTestRunner().run(examples).failed == 0
     assert bool(examples.examples) == (">>>" in text)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_docs_code_runs(
+    document: Path, mock_server: MockServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Python and shell blocks of a page run from top to bottom; one that does not says why."""
+    with page(document, tmp_path, mock_server, monkeypatch) as blocks:
+        blocks.run()
+
+
+def test_docs_blocks_are_found_with_their_lines_and_reasons() -> None:
+    """A block is fenced or hidden; an option other than a reason to skip it is refused."""
+    text = 'a\n\n```python\n1\n```\n<!-- test: sh\n2\n-->\n```sh skip="no"\n3\n```\n```toml\n4\n```\n'
+    found = [(block.language, block.source, block.line, block.skip) for block in blocks_of(text)]
+    assert found == [("python", "1\n", 4, ""), ("sh", "2\n", 7, ""), ("sh", "3\n", 10, "no")]
+    with pytest.raises(ValueError, match="line 1"):
+        blocks_of("```python linenums\n1\n```\n")
+
+
+def test_docs_code_that_fails_is_reported_with_its_line(
+    mock_server: MockServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failing block of either language is an error with the page and the line."""
+    for language, code, line in (("python", "1 / 0", 5), ("sh", "cat missing", 5)):
+        document, folder = tmp_path / f"{language}.md", tmp_path / language
+        document.write_text(f"# A page\n\n\n```{language}\n{code}\n```\n", encoding="utf-8")
+        folder.mkdir()
+        with page(document, folder, mock_server, monkeypatch) as blocks, pytest.raises(Exception) as caught:
+            blocks.run()
+        places = [f"{entry.path}:{entry.lineno + 1}" for entry in caught.traceback]
+        assert f"{document}:{line}" in [*places, *str(caught.value).splitlines()]
 
 
 def tree_of_design() -> dict[str, str]:

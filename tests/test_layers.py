@@ -54,10 +54,12 @@ ROOMS = {
     "genai_prices": {"providers/published_prices.py"},
     "tqdm": {"runtime/progress_bar.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
-    "sqlite3": {"jobs/", "response_cache.py"},
+    "sqlite3": {"jobs/", "response_cache.py", "limits/shared/sqlite_carrier.py"},
+    "redis": {"limits/shared/redis_carrier.py"},
     "langchain_core": {"integrations/langchain/"},
     "langchain_openai": {"integrations/langchain/"},
     "openai": {"integrations/langchain/"},
+    "opentelemetry": {"integrations/opentelemetry/"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

@@ -30,6 +30,7 @@ PUBLIC = {
     "quotas": """
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
+        SharedQuotaAway SharedQuotaBack SharedQuotaStatus
     """,
     "messages": """
         AIMessage AIMessageChunk HumanMessage InvalidToolCall Message SystemMessage ToolCall ToolCallChunk

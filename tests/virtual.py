@@ -16,11 +16,13 @@ import selectors
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
 import anyio
 import pytest
+import trio
 import trio._core._run as scheduling
 from anyio._backends import _asyncio as tasks
 from trio.testing import MockClock
@@ -46,12 +48,14 @@ def run(
     backend: str = "trio",
     seed: int = 0,
     longest: float = LONGEST,
+    on_step: Callable[[], None] | None = None,
 ) -> T:
     """Run `main` in virtual time and return what it returns; it must use no threads.
 
     The loop's time begins at 0. Another `seed` is another order of tasks and another jitter; the same one
     gives the same run. Fails where the run would hang, and after `longest` virtual seconds; where threads are
-    waited for while nothing else is, that must be infinity, or the clock jumps there.
+    waited for while nothing else is, that must be infinity, or the clock jumps there. `on_step` is called
+    before each step of a task, between which nothing can happen to it.
     """
     results: list[T] = []
 
@@ -62,9 +66,11 @@ def run(
 
     with without_reality(seed):
         if backend == "trio":
-            anyio.run(bounded, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})
+            options: dict[str, Any] = {"clock": MockClock(autojump_threshold=0)}
+            options["instruments"] = [] if on_step is None else [_Steps(on_step)]
         else:
-            anyio.run(bounded, backend="asyncio", backend_options={"loop_factory": _Loop})
+            options = {"loop_factory": _Loop if on_step is None else partial(_SteppingLoop, on_step)}
+        anyio.run(bounded, backend=backend, backend_options=options)
     return results[0]
 
 
@@ -93,7 +99,7 @@ def without_reality(seed: int | str = 0) -> Iterator[None]:
         return random.Random(f"{seed}/{next(numbers)}")
 
     with repeatable_order(seed), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clock, "random", SimpleNamespace(Random=chance))
+        patch.setattr(clock, "random", SimpleNamespace(SystemRandom=chance))
         patch.setattr(clock, "time", SimpleNamespace(time=_wall, monotonic=_monotonic))
         patch.setattr(fault_responses, "datetime", _Datetime)
         patch.setattr(tasks, "CancelScope", _CancelScope)
@@ -140,6 +146,33 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._virtual.now
+
+
+class _SteppingLoop(_Loop):
+    """Call a function before each callback, of which a task's steps are most."""
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        self._on_step = on_step
+        super().__init__()
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        def step(*given: Any) -> None:
+            self._on_step()
+            callback(*given)
+
+        return super().call_soon(step, *args, context=context)
+
+
+class _Steps(trio.abc.Instrument):
+    """Call a function before each step of a task of Trio's."""
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        self._on_step = on_step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._on_step()
 
 
 class _Ordered(dict[Any, None]):

@@ -19,6 +19,7 @@ from batchrt.runtime.async_input import length_of
 from batchrt.runtime.event_loop import OwnTask, cancellation_is_real
 from batchrt.runtime.fork import fork
 from batchrt.runtime.item import Item
+from batchrt.runtime.observers import SentList, sending_list
 from batchrt.runtime.strand import Strand
 
 __all__ = [
@@ -212,14 +213,22 @@ async def carry(
         BaseException: only a cancellation, an error of `give`, and an error that is no `Exception`.
     """
     item = strand.item
+    whole = None if strand.run.observer is None else sending_list.get() or SentList(len(values))
     try:
-        await _carry_parts(call, values, strand, give, own)
+        await _carry_parts(call, values, strand, give, own, whole)
     finally:
         strand.item = item
+        if whole is not None:
+            sending_list.set(None)  # the item, if it went alone, may send other requests later
 
 
-async def _carry_parts(
-    call: ListCall, values: Sequence[Any], strand: Strand, give: Give, own: OwnTask | None
+async def _carry_parts(  # noqa: PLR0917  the arguments of `carry`
+    call: ListCall,
+    values: Sequence[Any],
+    strand: Strand,
+    give: Give,
+    own: OwnTask | None,
+    whole: SentList | None,
 ) -> None:
     parts = [(0, len(values))]
     failures, patience = 0, 2 * math.ceil(math.log2(max(2, len(values)))) + _FAILURES_BEYOND_DEPTH
@@ -227,6 +236,8 @@ async def _carry_parts(
         start, stop = parts.pop()
         part = list(values[start:stop])
         strand.item = book = Item(-1)
+        if whole is not None:
+            sending_list.set(whole.part(start, stop))
         results, failure = await _attempt(call, part, strand, own)
         if failure is not None and issubclass(type(failure), RepackError):
             lists = list(pack(part, call))
@@ -347,10 +358,13 @@ async def _carry_apart(
     """Carry consecutive lists, the first of which begins at `start`, at the same time."""
     starts = accumulate((len(values) for values in lists), initial=start)
     source = zip(starts, lists, strict=False)
+    whole = sending_list.get()
 
     async def work(own: Strand) -> None:
         own.visit(*strand.passed())
         for begin, values in source:
+            if whole is not None:
+                sending_list.set(whole.part(begin - start, begin - start + len(values)))
             await carry(call, values, own, partial(_give_moved, give, begin))
 
     width = min(len(lists), strand.slots.limit or _UNCAPPED_LISTS)

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
@@ -48,10 +48,12 @@ from batchrt.messages import Usage
 from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import OwnTask, Signal
 from batchrt.runtime.item import Item
+from batchrt.runtime.observers import SentList, sending_list
 from batchrt.runtime.run import Run
 from batchrt.runtime.spending import Payer
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand, strand_context
+from batchrt.runtime.task_pool import PersistentTask
 
 __all__ = ["list_step"]
 
@@ -113,6 +115,7 @@ class _Entry:
     bills: Mapping[str, Usage] | None = None
     request_seconds: float | None = None
     retries: int = 0
+    origins: tuple[object, ...] = ()
 
     @property
     def is_at_work(self) -> bool:
@@ -159,6 +162,8 @@ class _Queue:
         if entry is None:
             entry = self._add(value, key, strand)
         entry.waiting.append(signal)
+        if strand.run.observer is not None:
+            entry.origins = (*entry.origins, strand.run.observer.origin())
         strand.visit(self)
         strand.give()
         strand.halt()
@@ -202,7 +207,7 @@ class _Queue:
             self._send()
         if not self._tended:
             self._tended = True
-            self._task_pool.dispatch(_Task(self._tend, self._untended))
+            self._task_pool.dispatch(PersistentTask(self._tend, self._untended))
         return entry
 
     async def _leave(self, entry: _Entry, signal: Signal) -> None:
@@ -302,7 +307,7 @@ class _Queue:
     def _send(self) -> None:
         if not self._sending:
             self._sending = True
-            self._task_pool.dispatch(_Task(self._send_list, self._unsent))
+            self._task_pool.dispatch(PersistentTask(self._send_list, self._unsent))
 
     def _unsent(self) -> None:
         self._sending = False
@@ -385,10 +390,13 @@ class _List:
         values: Sequence[Any] = [entry.value for entry in entries]
         if any(entry.spending is not strand.spending for entry in entries):
             call, values = queue.paid_jointly, entries
+        context = strand_context(strand, base)
+        if strand.run.observer is not None:
+            context.run(sending_list.set, SentList(len(entries), [entry.origins for entry in entries]))
         try:
             with self._scope:
                 sent = carry(call, values, strand, self._give, own)
-                await drive(strand_context(strand, base), sent)
+                await drive(context, sent)
         except anyio.get_cancelled_exc_class() as error:
             if own.is_cancelled():
                 raise
@@ -421,28 +429,3 @@ class _List:
             entry.request_seconds = part.book.request_seconds
             self._wanted -= bool(entry.waiting)
             self._queue.settle(entry, result)
-
-
-class _Task:
-    """A function to run in the task pool, again if user code cancels it."""
-
-    __slots__ = ("_abandoned", "_function")
-
-    def __init__(self, function: Callable[[], Awaitable[None]], abandoned: Callable[[], None]) -> None:
-        self._function = function
-        self._abandoned = abandoned
-
-    async def run(self) -> None:
-        own = OwnTask()
-        while True:
-            try:
-                await self._function()
-            except anyio.get_cancelled_exc_class():
-                if own.is_cancelled():
-                    raise
-                await own.put_right()  # and run again: other strands wait for its work
-            else:
-                return
-
-    def abandon(self, error: BaseException) -> None:  # noqa: ARG002  the task pool's interface
-        self._abandoned()

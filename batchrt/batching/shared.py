@@ -23,6 +23,7 @@ from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import Host, LoopHandle, Signal
 from batchrt.runtime.item import Item
 from batchrt.runtime.joint_spending import JointSpending
+from batchrt.runtime.observers import SentList, sending_list
 from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Payer
@@ -80,6 +81,8 @@ class _Member:
         self.strand = strand
         self.sent: _JointList | None = None
         self.wanted = True
+        observer = strand.run.observer
+        self.origins = () if observer is None else _origins(observer.origin(), len(values))
         self._signal = Signal()
         self._results: Sequence[Any] | None = ()
         self._error: BaseException | None = None
@@ -105,6 +108,14 @@ class _Member:
     def settle(self, results: Sequence[Any], error: BaseException | None) -> None:
         self._results, self._error = results, error
         self._signal.set()
+
+
+def _origins(run: object, size: int) -> Sequence[Sequence[object]]:
+    """Return the origins of each input of a run's list: its item's, and the run's own."""
+    listed = sending_list.get()
+    if listed is None or not listed.origins:
+        return [(run,)] * size
+    return [(run, *origins) for origins in listed.origins]
 
 
 class _JointList:
@@ -220,6 +231,7 @@ class _SharedQueue:
         slots = Slots(1 if capped else None, adaptive=adaptive)
         run = Run(slots)
         run.blockades = tuple({each for member in members for each in member.strand.run.blockades})
+        run.observer = next((member.strand.run.observer for member in members if member.origins), None)
         strand = Strand(run, Item(-1), members[0].strand.config, slots, has_slot=slots.try_take())
         values = [value for member in members for value in member.values]
         payer = strand.spending = _payer_of(members, values)
@@ -227,7 +239,7 @@ class _SharedQueue:
         failure: BaseException | None = None
         own = Host()
         try:
-            results = await drive(strand_context(strand, Context()), self._answer(values, strand))
+            results = await drive(_context_of(strand, members), self._answer(values, strand))
         except anyio.get_cancelled_exc_class() as error:
             if not await own.goes_on():  # or the lists of other runs would end with this task
                 raise
@@ -257,6 +269,15 @@ class _SharedQueue:
 
     async def _answer(self, values: list[Any], strand: Strand) -> Sequence[Any]:
         return check_length(self._call, values, await self._call.call(values, strand))
+
+
+def _context_of(strand: Strand, members: Sequence[_Member]) -> Context:
+    """Return the context for a shared list, which is no run's; an observer finds the list described in it."""
+    context = strand_context(strand, Context())
+    if strand.run.observer is not None:
+        origins = [each for member in members for each in member.origins or [()] * len(member.values)]
+        context.run(sending_list.set, SentList(len(origins), origins))
+    return context
 
 
 def _payer_of(members: Sequence[_Member], values: Sequence[Any]) -> JointSpending | None:

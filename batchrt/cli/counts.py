@@ -58,6 +58,7 @@ class Counts:
         cancelled: rows that were given up after a request of theirs had been sent.
         retries: attempts after the first.
         lists, sent: lists that were sent, and the texts in them.
+        cached: answers from the response cache.
         input_tokens, output_tokens: tokens billed.
         price: the model's, by which `cost` is counted; `None` if it is not known.
         cost: of the tokens billed.
@@ -74,6 +75,7 @@ class Counts:
     retries: int = 0
     lists: int = 0
     sent: int = 0
+    cached: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     price: Price | None = None
@@ -173,6 +175,8 @@ def _costs(counts: Counts) -> Iterator[str]:
         yield f"{count(counts.lists, 'list')} sent, of {count(per_list, 'text')} on average"
     elif billed:
         yield f"tokens: {counts.input_tokens:,} in, {counts.output_tokens:,} out"
+    if counts.cached:
+        yield f"from the response cache: {count(counts.cached, 'answer')}"
     if counts.estimated_tokens:
         yield f"tokens that the server did not count: about {counts.estimated_tokens:,}"
 

@@ -19,6 +19,7 @@ from batchrt import (
     RunnableLambda,
 )
 from batchrt.cli.budget import Budget
+from batchrt.cli.cache import open_cache
 from batchrt.cli.counts import Counts
 from batchrt.cli.dry_run import look_ahead
 from batchrt.cli.errors import UsageError
@@ -66,13 +67,13 @@ def embed_job(settings: EmbedSettings) -> int:
         ids = [] if settings.id_column is None else [settings.id_column]
         read, text = _text_steps(settings, source)
         required_columns(source, ids)
-        config = RunConfig(timeout=settings.timeout)
         given: Any = {"model": model, "settings": settings, "budget": budget}
         vectors = text | model.as_bytes()
         if journal is not None:
             check_owner(journal, source, settings, of_vectors=True)
         look_ahead(vectors, source, read, journal=journal, version=_VECTORS.version, **given)
         given["source"] = source
+        config = RunConfig(timeout=settings.timeout, cache=open_cache(settings, journal, stack))
         if journal is not None:
             layout = OutputLayout(partial(_open_sink, settings, source), _writer(settings.id_column))
             return JournalJob(vectors, layout, read, _VECTORS, journal, config=config, **given)

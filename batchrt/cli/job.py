@@ -255,6 +255,7 @@ class Job(ABC):
         """Have the counts that belong to no single row."""
         told, counts = self._run.statistics(), self.counts
         counts.retries, counts.lists, counts.sent = told.retries, told.lists, told.list_inputs
+        counts.cached = told.cached
         counts.estimated_tokens = round(told.estimated_tokens)
 
     def _progress(self) -> Progress:

@@ -279,10 +279,14 @@ class JournalJob(Job):
         if report.is_complete:
             yield f"{out} is unchanged, for no row has an answer; --retry-failed asks all of them again"
             return
+        goal = "has an outcome"
+        if self._retries_failed and report.failed:
+            rows = f"{count(report.done, 'row')}, and errors of {report.failed:,}, which are asked again"
+            goal = "was asked again"
         yield f"the journal {self._journal} has the outcomes of {rows}; the same command goes on"
         if not report.has_partial:
             is_new = is_free(self._settings.output)
-            yield f"{out} is {'' if is_new else 'unchanged: it is '}written when each row has an outcome"
+            yield f"{out} is {'' if is_new else 'unchanged: it is '}written when each row {goal}"
 
 
 def _in_terms_of_options(error: JournalError) -> JournalError:

@@ -37,13 +37,14 @@ def read_key(name: str, setting: Setting) -> Hidden:
         UsageError: there is none, or others can read the file.
     """
     if name == "key_env":
-        key = os.environ.get(setting.value, "").strip()
-        if not key:
+        key = Hidden(os.environ.get(setting.value, "").strip())
+        if not key.get_secret_value():
             raise UsageError(f"{setting.value} is not set, which key_env in {setting.origin} names")
-    else:
-        path = setting.file.path.parent / Path(setting.value).expanduser()
-        key = _read_private(path, f"{path} (key_file in {setting.origin})")
-    return Hidden(key)
+        if mistake := key.mistake():
+            raise UsageError(f"{setting.value}, which key_env in {setting.origin} names, {mistake}")
+        return key
+    path = setting.file.path.parent / Path(setting.value).expanduser()
+    return Hidden(_read_private(path, f"{path} (key_file in {setting.origin})"))
 
 
 def _read_private(path: Path, name: str) -> str:

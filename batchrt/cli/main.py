@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -172,7 +174,30 @@ def _exit_code(arguments: list[str]) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return 130
+    except (OSError, SystemExit) as error:
+        # Click makes an exit of a pipe that is closed.
+        cause = error.__context__ if isinstance(error, SystemExit) else error
+        if not isinstance(cause, OSError) or cause.filename is not None or cause.errno not in _UNWRITABLE:
+            raise
+        return _unwritten(cause)
     return code if isinstance(code, int) else 0
+
+
+_UNWRITABLE: Final = frozenset((errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
+"""Errors of writing help or a report to stdout; files have errors of their own."""
+
+
+def _unwritten(error: OSError) -> int:
+    """Return the exit code for a stdout that cannot be written, and make it the null device.
+
+    The interpreter writes what is left in its buffer at the exit, and would complain of the same once more.
+    """
+    with open(os.devnull, "wb") as null:  # noqa: PTH123
+        os.dup2(null.fileno(), 1)
+    if error.errno == errno.EPIPE:
+        return 141
+    complain(f"stdout: cannot write: {(error.strerror or str(error)).lower()}")
+    return 4
 
 
 def _command(arguments: list[str]) -> str:

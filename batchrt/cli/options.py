@@ -171,6 +171,12 @@ class JobSettings:
     reuse: Literal["same", "any"] = option(
         "same", help="any: keep outputs of another model, prompt or option for the same row."
     )
+    cache: str | None = option(
+        None,
+        metavar="FILE",
+        help="A response cache: requests that were answered before, in any job, are not sent again.",
+        show_default="none",
+    )
     unordered: bool = option(
         False, "--unordered", help="Write rows as they end, not in the order of INPUT; OUT grows meanwhile."
     )

@@ -111,9 +111,14 @@ def extra_settings(context: typer.Context) -> dict[str, Any]:
 
 
 def with_origin(context: typer.Context, error: UsageError) -> UsageError:
-    """Return an error about an option with the file that has set it, if one has."""
+    """Return an error about an option with the file or the environment variable that set it, if any."""
     profile: Profile | None = context.meta.get(_LOADED)
-    for name, setting in () if profile is None else profile.options.items():
-        if f"{option_of(name)} " in f"{error} " and _applies(context, name):
-            return UsageError(f"{error} (it is set in {setting.origin})")
+    for name in context.params:
+        if f"{option_of(name)} " not in f"{error} ":
+            continue
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "ENVIRONMENT":
+            return UsageError(f"{error} (it is set by {variable_of(name)})")
+        if profile is not None and name in profile.options and _applies(context, name):
+            return UsageError(f"{error} (it is set in {profile.options[name].origin})")
     return error

@@ -186,10 +186,16 @@ def _check_value(file: SettingsFile, key: str, value: Any, hint: Any, least: flo
     try:
         adapter.validate_python(value, strict=True)
     except (ValidationError, TypeError) as error:
-        problem = error.errors()[-1]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise file.error(key, f"cannot be {value!r}: {problem.removeprefix('Input ')}") from None
+        problem = _problem_of(error) if isinstance(error, ValidationError) else str(error)
+        raise file.error(key, f"cannot be {value!r}: {problem}") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise file.error(key, f"must be a finite number, not {value!r}")
+
+
+def _problem_of(error: ValidationError) -> str:
+    """Return what a value should be: for an option of several types, each of them."""
+    problems = [each["msg"].removeprefix("Input ").removeprefix("should be ") for each in error.errors()]
+    return f"should be {' or '.join(dict.fromkeys(problems))}"
 
 
 def _check_address(file: SettingsFile, table: Mapping[str, Any], place: str) -> None:

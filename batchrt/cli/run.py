@@ -11,6 +11,7 @@ from typing import Any, Final
 from batchrt import ChatOpenAI, Outcome, OutputLayout, RunConfig, Runnable, RunnableLambda
 from batchrt.cli.answers import Answer, answer_step
 from batchrt.cli.budget import Budget
+from batchrt.cli.cache import open_cache
 from batchrt.cli.console import complain
 from batchrt.cli.counts import Counts
 from batchrt.cli.dry_run import look_ahead
@@ -61,13 +62,14 @@ def run_job(settings: RunSettings) -> int:
             check_owner(journal, source, settings, of_vectors=False)
         look_ahead(of_values, source, fields, journal=journal, version=_ANSWERS.version, **given)
         given["source"] = source
+        config = RunConfig(cache=open_cache(settings, journal, stack))
         if journal is not None:
             layout = OutputLayout(open_sink, _write)
-            return JournalJob(of_values, layout, fields, _ANSWERS, journal, config=RunConfig(), **given)
+            return JournalJob(of_values, layout, fields, _ANSWERS, journal, config=config, **given)
         sink = stack.enter_context(open_sink(None))
         chain = RunnableLambda(fields, inline=True) | ask
         feed = Feed(source, settings.limit, counts)
-        config = RunConfig(window=window_of(settings.max_concurrency))
+        config["window"] = window_of(settings.max_concurrency)
         return StreamedJob(chain, feed, sink, config=config, **given)
 
     return execute(settings, new_job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from random import Random
@@ -73,7 +74,8 @@ class SampledSource(Source):
     def _drawn(self, size: int, seed: int) -> Iterator[Row | BadRow]:
         draw = Random(seed).randrange  # noqa: S311  no secret
         kept: list[Row | BadRow] = []
-        for place, row in enumerate(islice(self._source, self._limit)):
+        most = None if self._limit is None else min(self._limit, sys.maxsize)
+        for place, row in enumerate(islice(self._source, most)):
             if place < size:
                 kept.append(row)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
@@ -128,7 +129,7 @@ class TextSource(Source):
         if not self._stream.can_reopen or self._stream.size > _BYTES_SURVEYED:
             return None
         with suppress(OSError, InputError), self._reopened() as again:
-            return sum(1 for _ in islice(again, most + 1))
+            return sum(1 for _ in islice(again, min(most + 1, sys.maxsize)))
         return None
 
     @contextmanager

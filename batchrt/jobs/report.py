@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -107,7 +108,7 @@ class JobReport:
             JournalError: the journal cannot be read.
         """
         with JournalReader(self.journal) as reader:
-            found = islice(reader.records(failed=True), most)
+            found = islice(reader.records(failed=True), min(most, sys.maxsize))
             return [
                 f"row {position + 1}: "
                 f"{shorten(error_line(error_text(record.error or '{}')), _LONGEST_REASON)}"
@@ -196,11 +197,13 @@ class JobReport:
             "failed before": self.failed_before,
             "changed": self.changed,
             "new": self.new,
-            "gone": self.gone or 0,
         }
-        if not any(count for name, count in counts.items() if name != "new"):
+        if not any(count for name, count in (counts | {"gone": self.gone}).items() if name != "new"):
             return ""
-        return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        line = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        if self.gone is not None:
+            return f"{line}, {self.gone:,} gone"
+        return line if self.rows is None else f"{line}, of the first {_rows(self.rows)}"
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of a summary."""
@@ -209,7 +212,7 @@ class JobReport:
         if resumed := self.resumed():
             yield f"rows by the journal {self.journal}: {resumed}"
         for name, count in sorted(self.changed_parts.items(), key=lambda pair: -pair[1]):
-            yield f"{name} changed: {count:,} row{'' if count == 1 else 's'} run again"
+            yield f"{name} changed: {_rows(count)} run again"
         if self.kept:
             yield f"{self.kept:,} answers are of another chain (`reuse` any)"
         seconds = f"; the last run took {self.seconds:.2f} s" if round(self.seconds, 2) else ""
@@ -227,3 +230,7 @@ class JobReport:
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -69,7 +70,7 @@ def count_rows(rows: object, limit: int | None) -> int | None:
 
 def read_rows(rows: Iterable[Any], limit: int | None) -> Iterator[Given]:
     """Yield the rows of a source, at most `limit`."""
-    return islice(map(_given, rows), limit)
+    return islice(map(_given, rows), None if limit is None else min(limit, sys.maxsize))
 
 
 async def read_async_rows(rows: AsyncIterable[Any], limit: int | None) -> AsyncGenerator[Given, None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from batchrt.files import Sink, Source, VectorSink
+from batchrt.files.new_file import write_error
 from batchrt.files.remote import is_remote, local_path
 from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_reader import JournalReader
@@ -152,6 +153,9 @@ class UnorderedOutput:
         is_own = is_free(path) or self._journal.has_partial_output
         if is_own and not (is_stream(path) or is_remote(path) or path.lower().endswith(".parquet")):
             for file in self._files:  # an empty file has nothing to lose: it is written in place
-                Path(local_path(file)).write_bytes(b"")
+                try:
+                    Path(local_path(file)).write_bytes(b"")
+                except OSError as error:
+                    raise write_error(file, error) from error
         self._journal.begin_output(is_complete=False)
         return self._writing.open(inputs)

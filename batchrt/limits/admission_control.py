@@ -16,13 +16,15 @@ import anyio
 from batchrt.errors import ProviderError
 from batchrt.limits.events import Admitted, Events, ProviderUp, Sent, TellingLock
 from batchrt.limits.limiter import Limiter
-from batchrt.limits.permit import Permit
+from batchrt.limits.permit import Permit, Waiting
 from batchrt.limits.retry_budget import RetryBudget, RetryQueue
 from batchrt.limits.wait_queue import WaitQueue
 from batchrt.runtime.blocked_loops import Blockades, all_blocked, blocked_error, is_blocking
 from batchrt.runtime.event_loop import LoopHandle, Signal
 
 if TYPE_CHECKING:
+    from batchrt.limits.shared.carrier import Carrier
+    from batchrt.limits.shared.lease_keeper import LeaseKeeper, Wiring
     from batchrt.runtime.strand import Strand
 
 __all__ = ["AdmissionControl"]
@@ -45,19 +47,31 @@ class AdmissionControl:
     Args:
         burst_seconds: see `Quota`.
         retry_budget: see `Quota`.
+        shared: see `Quota`.
+        shared_name: see `Quota`.
 
     Attributes:
         events: announces events to listeners.
         retries: the retry budget, and the requests that wait for it.
     """
 
-    def __init__(self, burst_seconds: float | None, retry_budget: RetryBudget | None) -> None:
+    def __init__(
+        self,
+        burst_seconds: float | None,
+        retry_budget: RetryBudget | None,
+        shared: str | Carrier | None = None,
+        shared_name: str = "default",
+    ) -> None:
         self.events: Events = Events()
         self.retries: RetryQueue = RetryQueue(retry_budget, self.events, self._is_idle)
         self._lock = TellingLock(self.events)
         self._queue = WaitQueue(self._on_alarm)
         self._process = os.getpid()
-        self._limiter = Limiter(burst_seconds, self.events)
+        self._keeper: LeaseKeeper | None = None
+        if shared is None:
+            self._limiter = Limiter(burst_seconds, self.events)
+        else:
+            self._limiter = self._share(burst_seconds, shared, shared_name)
         # No request is held back until this is reset; see `Limiter.is_clear`. Most providers tell no limit
         # and refuse nothing, and to ask each limit in turn costs as much as all the rest of an admission.
         self._clear = False
@@ -66,6 +80,30 @@ class AdmissionControl:
         self._latest_loop: LoopHandle | None = None
         self._blocking: dict[Permit, Blockades] = {}
         self._requests = 0
+
+    def _share(self, burst_seconds: float | None, shared: str | Carrier, name: str) -> Limiter:
+        """Return a limiter with leases, and make their keeper."""
+        from batchrt.limits.shared.carrier import carrier_of
+        from batchrt.limits.shared.lease_keeper import LeaseKeeper
+        from batchrt.limits.shared.shared_limiter import SharedLimiter
+
+        limiter = SharedLimiter(burst_seconds, self.events)
+        self._keeper = LeaseKeeper(carrier_of(shared), name, limiter, self._wiring())
+        return limiter
+
+    def _wiring(self) -> Wiring:
+        from batchrt.limits.shared.lease_keeper import Wiring
+
+        return Wiring(self._lock, self.events, self._waiting, self._lease_changed)
+
+    def _waiting(self) -> Waiting:
+        return self._queue.waiting(self._limiter.expect)
+
+    def _lease_changed(self, pauses: bool, now: float) -> None:  # noqa: FBT001  a callback
+        """Grant what a new lease allows, and reject what cannot wait for a cool-down that began."""
+        if pauses:
+            self._queue.reject(lambda permit: self._limiter.hopeless(permit, now))
+        self._queue.wake_soon()
 
     def admit_nowait(self, permit: Permit, strand: Strand) -> bool:
         """Admit `permit` if nothing holds requests back; `False` if it takes `admit` to find out.
@@ -181,6 +219,8 @@ class AdmissionControl:
         self._blocking.clear()
         self.retries.reset_after_fork()
         self._limiter.forget_in_flight()
+        if self._keeper is not None:
+            self._keeper.begin_anew(self._wiring())
 
     def _try_admit(self, permit: Permit, now: float) -> bool:
         """Admit `permit` at once if it fits all limits and no request is ahead of it."""
@@ -197,12 +237,14 @@ class AdmissionControl:
                 error = limiter.hopeless(permit, now)
                 if error is not None:
                     raise error
-                return False
+                return False  # `_wait` looks after the lease, once the permit is in the queue
             self._clear = self._clear or limiter.is_clear(now)
             self._under_way.add(permit)
             limiter.charge(permit, now)
             self._requests += 1
             limiter.found.sent(permit)
+            if self._keeper is not None:
+                self._keeper.poke(permit.loop, now)
         return True
 
     async def _wait(self, permit: Permit, strand: Strand, now: float) -> None:
@@ -222,6 +264,8 @@ class AdmissionControl:
             # A permit behind others need not look at the queue, unless it is the only one on its loop.
             if first or waiters.waiting == 1 or blockades:
                 self._pump(self._limiter.tick(now))
+            elif self._keeper is not None:
+                self._keeper.poke(loop, now)
         strand.wait_throttled()
         try:
             if not permit.granted and permit.error is None:
@@ -271,6 +315,8 @@ class AdmissionControl:
         if self._blocking and due == math.inf:
             due = self._release_blocking(now)
         self._queue.wake_at(due)
+        if self._keeper is not None:
+            self._keeper.poke(self._latest_loop, now)
 
     def _release_blocking(self, now: float) -> float:
         """Release permits that wait for requests on event loops which their own sync calls block.

@@ -24,6 +24,8 @@ __all__ = [
     "QuotaEvent",
     "Retried",
     "Sent",
+    "SharedQuotaAway",
+    "SharedQuotaBack",
     "TellingLock",
 ]
 
@@ -127,8 +129,40 @@ class ProviderUp:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class SharedQuotaAway:
+    """The state of a quota that several processes share cannot be reached.
+
+    Attributes:
+        carrier: the file or the server.
+        reason: why.
+        lease_left: seconds for which requests may still be sent; then they wait until it is back.
+    """
+
+    carrier: str
+    reason: str
+    lease_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class SharedQuotaBack:
+    """The state of a quota that several processes share can be reached again, after so many seconds."""
+
+    carrier: str
+    seconds: float
+
+
 QuotaEvent: TypeAlias = (
-    Admitted | Sent | Retried | CooledDown | LimitChanged | BudgetEmpty | ProviderDown | ProviderUp
+    Admitted
+    | Sent
+    | Retried
+    | CooledDown
+    | LimitChanged
+    | BudgetEmpty
+    | ProviderDown
+    | ProviderUp
+    | SharedQuotaAway
+    | SharedQuotaBack
 )
 
 _LOG: Final = logging.getLogger("batchrt")
@@ -145,13 +179,17 @@ class Events:
 
     Attributes:
         listeners: the listeners.
+        watchers: listeners to announced events alone. Requests take the short ways beside them.
+        is_heard: there is a listener or a watcher.
         waiting: events that happened under a lock, to be delivered once it is released.
     """
 
-    __slots__ = ("_held", "_logged_until", "_names", "listeners", "waiting")
+    __slots__ = ("_held", "_logged_until", "_names", "is_heard", "listeners", "waiting", "watchers")
 
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
+        self.watchers: tuple[Listener, ...] = ()
+        self.is_heard: bool = False
         self.waiting: deque[QuotaEvent] = deque()
         self._held = False
         self._logged_until = -math.inf
@@ -161,12 +199,24 @@ class Events:
     def listening(self, listener: Listener) -> Iterator[None]:
         """Call `listener` for each event within the block."""
         self.listeners = (*self.listeners, listener)
+        self.is_heard = True
         try:
             yield
         finally:
             left = list(self.listeners)
             left.remove(listener)
             self.listeners = tuple(left)
+            self.is_heard = bool(self.listeners or self.watchers)
+
+    def watch(self, watcher: Listener) -> None:
+        """Call `watcher` for announced events from now on, until `unwatch`."""
+        self.watchers = (*self.watchers, watcher)
+        self.is_heard = True
+
+    def unwatch(self, watcher: Listener) -> None:
+        """Call `watcher` no more."""
+        self.watchers = tuple(other for other in self.watchers if other != watcher)
+        self.is_heard = bool(self.listeners or self.watchers)
 
     def announce(self, event: CooledDown | LimitChanged | ProviderDown, now: float) -> None:
         """Deliver a rare event, and log it where an operator should know.
@@ -177,7 +227,7 @@ class Events:
         warning = self._warning(event, now)
         if warning:
             _LOG.warning(warning)
-        if self.listeners:
+        if self.is_heard:
             self.tell(event)
 
     def _warning(self, event: CooledDown | LimitChanged | ProviderDown, now: float) -> str:
@@ -214,7 +264,8 @@ class Events:
         self._held = False
         while self.waiting:
             event = self.waiting.popleft()
-            for listener in self.listeners:
+            announced = isinstance(event, CooledDown | LimitChanged | ProviderDown)
+            for listener in (*self.listeners, *self.watchers) if announced else self.listeners:
                 try:
                     listener(event)
                 except Exception:  # noqa: BLE001  it is logged
@@ -243,12 +294,12 @@ class TellingLock:
     def __enter__(self) -> None:
         self.silent.acquire()
         self._depth += 1
-        if self._depth == 1 and self._events.listeners:
+        if self._depth == 1 and self._events.is_heard:
             self._events.hold()
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         outermost = not self._depth
         self.silent.release()
-        if outermost and self._events.listeners:
+        if outermost and self._events.is_heard:
             self._events.deliver()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchrt.errors import BatchError
 from batchrt.runtime.event_loop import LoopHandle, Signal
@@ -13,7 +13,21 @@ if TYPE_CHECKING:
     from batchrt.limits.rate_limits import RateLimitStatus
     from batchrt.runtime.spending import Reservation
 
-__all__ = ["Permit", "RequestAccount"]
+__all__ = ["Permit", "RequestAccount", "Waiting"]
+
+
+class Waiting(NamedTuple):
+    """The requests that wait for a quota in this process.
+
+    Attributes:
+        requests: their number.
+        tokens: the most tokens that they are expected to cost together.
+        first: the tokens of the first of them.
+    """
+
+    requests: int = 0
+    tokens: float = 0.0
+    first: float = 0.0
 
 
 class RequestAccount:

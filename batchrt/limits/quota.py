@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import AbstractContextManager
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from batchrt.errors import ProviderError
 from batchrt.limits.admission_control import AdmissionControl
@@ -17,6 +17,9 @@ from batchrt.limits.quota_watch import note_failing
 from batchrt.limits.retry_budget import RetryBudget
 from batchrt.limits.token_bucket import Period, Unit
 from batchrt.messages import Usage
+
+if TYPE_CHECKING:
+    from batchrt.limits.shared.carrier import Carrier
 
 __all__ = ["LIMITS", "UNCHANGED", "Quota", "Unchanged", "check_limit"]
 
@@ -79,6 +82,11 @@ class Quota(AdmissionControl):
             second's worth at first, and then twice the rate until the provider tells the bucket's size.
         retry_budget: bounds the number of retries; `None` for no bound.
         follow_headers: use the rate limit headers of answers.
+        shared: share the limits with other processes: `sqlite:///path.db` for those of one host (four slashes
+            before an absolute path), `redis://host:6379/0` across hosts (with the extra `redis`), or a
+            carrier. Shares of the limits are leased for seconds, and nothing is sent without a lease. Limits
+            that one process sets or is told, and its cool-downs, are those of all. `None` for one process.
+        shared_name: tells quotas apart that use the same file or server; such as a model's name.
 
     Attributes:
         events: announces events to listeners.
@@ -100,9 +108,11 @@ class Quota(AdmissionControl):
         burst_seconds: float | None = None,
         retry_budget: RetryBudget | None = RetryBudget(),  # noqa: B008  it is immutable
         follow_headers: bool = True,
+        shared: str | Carrier | None = None,
+        shared_name: str = "default",
     ) -> None:
         check_limit("burst_seconds", burst_seconds)
-        super().__init__(burst_seconds, retry_budget)
+        super().__init__(burst_seconds, retry_budget, shared, shared_name)
         self.follow_headers: bool = follow_headers
         self.set_limits(
             requests_per_minute=requests_per_minute,
@@ -153,6 +163,8 @@ class Quota(AdmissionControl):
             if max_in_flight != UNCHANGED:
                 self._limiter.concurrency.set_given(max_in_flight)
             self._limiter.rates.set_limits({LIMITS[name]: given[name] for name in given if name in LIMITS})
+            if self._keeper is not None:
+                self._keeper.tell_given(given)
             self._queue.wake_soon()
         for name, value in given.items():
             if name in before and value != before[name]:
@@ -187,6 +199,7 @@ class Quota(AdmissionControl):
                 refusals=self._refusals,
                 retries=self._retried,
                 sources=limiter.statuses(now),
+                shared=None if self._keeper is None else self._keeper.status(now),
             )
 
     # The end of a request
@@ -235,6 +248,8 @@ class Quota(AdmissionControl):
         with self._lock:
             self._clear = False
             self._limiter.concurrency.set_told(limit)
+            if self._keeper is not None:
+                self._keeper.tell_in_flight(limit)
 
     def failed(self, permit: Permit, failure: Failure, now: float, *, unit: Unit | None = None) -> None:
         """Record that the request of `permit` failed.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["Changes", "LimitStatus", "QuotaStatistics", "Source", "limit_statuses"]
+__all__ = ["Changes", "LimitStatus", "QuotaStatistics", "SharedQuotaStatus", "Source", "limit_statuses"]
 
 Source: TypeAlias = Literal["given", "told", "found"]
 Changes: TypeAlias = "Mapping[tuple[Source, str], tuple[float, str]]"
@@ -33,6 +33,31 @@ class LimitStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedQuotaStatus:
+    """This process's part in a quota that several processes share.
+
+    Attributes:
+        name: the quota's name.
+        carrier: the file or the server that has its state.
+        workers: how many quotas, of all processes, had a lease at the latest message.
+        lease_left: seconds for which the lease goes on without a renewal; 0 if there is none.
+        shares: by limit name, the requests or tokens that are granted and not used yet.
+        max_in_flight: how many requests this process may have in flight; `None` for no limit.
+        messages: messages that were answered.
+        waits_for: the reason for which no lease can be had; empty if it can.
+    """
+
+    name: str
+    carrier: str
+    workers: int
+    lease_left: float
+    shares: Mapping[str, float]
+    max_in_flight: int | None
+    messages: int
+    waits_for: str
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaStatistics:
     """The state of a quota at one moment.
 
@@ -53,6 +78,7 @@ class QuotaStatistics:
         refusals: requests refused because of rate limits or overload.
         retries: requests that were sent, or will be, in place of one that failed.
         sources: where each limit comes from, since when, and why; limits found from refusals too.
+        shared: this process's part in a quota that several share; `None` if it is not shared.
     """
 
     in_flight: int
@@ -69,6 +95,7 @@ class QuotaStatistics:
     refusals: int = 0
     retries: int = 0
     sources: tuple[LimitStatus, ...] = ()
+    shared: SharedQuotaStatus | None = None
 
 
 def limit_statuses(

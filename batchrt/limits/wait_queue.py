@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Final, TypeAlias
 
 from batchrt.errors import ProviderError
-from batchrt.limits.permit import Permit
+from batchrt.limits.permit import Permit, Waiting
 from batchrt.runtime.event_loop import Alarm, LoopHandle
 
 __all__ = ["FairQueue", "LoopWaiters", "WaitQueue"]
@@ -188,6 +188,16 @@ class WaitQueue:
         """Remove `head()`."""
         return self._again.popleft() if self._again else self._first.popleft()
 
+    def waiting(self, expect: Callable[[Permit], object]) -> Waiting:
+        """Return how much waits to be sent, assuming the provider is up; `expect` estimates tokens."""
+        head = self.head()
+        if head is None:
+            return Waiting()
+        permits = [permit for permit in chain(self._again, self._first) if not permit.withdrawn]
+        for permit in permits:
+            expect(permit)
+        return Waiting(len(permits), sum(map(_most, permits)), _most(head))
+
     def next_probe(self) -> Permit | None:
         """Return the permit to grant as the next half-open probe."""
         return self._parked[0] if self._alive(self._parked) else None
@@ -300,6 +310,11 @@ class WaitQueue:
     def now(self) -> float | None:
         """Return the common time, if this is the thread of an event loop on which permits wait."""
         return next((waiters.now() for waiters in self._loops.values() if waiters.loop.here()), None)
+
+
+def _most(permit: Permit) -> float:
+    """Return the tokens that a request may cost, as providers count them beforehand."""
+    return permit.input + (permit.output if permit.most is None else permit.most)
 
 
 def _reject(queue: Queue, why: Callable[[Permit], ProviderError | None]) -> None:

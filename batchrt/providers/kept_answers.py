@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from batchrt.config import cache_of
 from batchrt.messages import AIMessage, Usage
 from batchrt.providers.choices import ENDED
+from batchrt.runnables.chunk_sums import sum_of
 from batchrt.runtime.event_loop import Signal
 from batchrt.runtime.joint_spending import part_of
+from batchrt.runtime.side_stream import Closing
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
     from batchrt.response_cache import ResponseCache
+    from batchrt.runtime.step import Produce
     from batchrt.runtime.strand import Strand
 
 __all__ = ["KeptAnswers", "decode_message", "encode_message"]
@@ -99,9 +103,52 @@ class KeptAnswers(Generic[T]):
                 return await ask()
             encoded = self._encode(answer)
             answer = answer if encoded is None else self._decode(encoded)
+        self._count(strand)
+        return answer
+
+    def streamed(
+        self,
+        produce: Produce,
+        body_of: Callable[[Any], bytes],
+        chunk_of: Callable[[T], Any],
+        whole_of: Callable[[Any], T],
+    ) -> Produce:
+        """Return `produce` with a response cache before it.
+
+        A kept answer is one chunk. A stream that comes to its end is kept under the key of the same request
+        unstreamed; one that fails or is closed before is not, and none is shared while it is in flight.
+
+        Args:
+            produce: streams the answer to an input; see `Step`.
+            body_of: returns the body of the request for a whole answer.
+            chunk_of: returns an answer as its only chunk.
+            whole_of: returns the answer that the sum of its chunks stands for.
+        """
+
+        def kept_or_produced(value: Any, strand: Strand) -> AsyncIterator[Any]:
+            kept = cache_of(strand.config)
+            return produce(value, strand) if kept is None else looked_up(kept, value, strand)
+
+        async def looked_up(kept: ResponseCache, value: Any, strand: Strand) -> AsyncIterator[Any]:
+            key = self.key(body_of(value))
+            answer = self._look(kept, key)
+            if answer is not None:
+                self._count(strand)
+                yield chunk_of(answer)
+                return
+            chunks, received = produce(value, strand), list[Any]()
+            async with Closing(chunks):
+                async for chunk in chunks:
+                    received.append(chunk)
+                    yield chunk
+            if received:
+                self._keep(kept, key, whole_of(sum_of(received)))
+
+        return kept_or_produced
+
+    def _count(self, strand: Strand) -> None:
         strand.item.add_usage(Usage(), self._model)
         strand.run.counts.add(cached=1)
-        return answer
 
     async def _fly(
         self, kept: ResponseCache, place: tuple[bytes, object], ask: Callable[[], Awaitable[T]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["price_source", "published_prices"]
 
-_OPENAI: Final = "https://api.openai.com/v1"
 _PARTS: Final = {
     "input": "input_mtok",
     "output": "output_mtok",
@@ -63,7 +61,7 @@ def published_prices(*models: Model[Any, Any] | str, base_url: str | None = None
     for model in models:
         if isinstance(model, str):
             name = model
-            url = Address(base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).url("")
+            url = Address.given(base_url).url("")
         else:
             name, url = model.model, model.base_url
         price = _look_up(name, url)

@@ -28,6 +28,7 @@ __all__ = [
     "joined_pairs",
     "plain",
     "snapshot_of",
+    "sum_of",
     "total_of",
 ]
 
@@ -169,6 +170,14 @@ async def total_of(chunks: AsyncIterator[Any]) -> Any:
         async for chunk in chunks:
             total.add(chunk)
     return total.value
+
+
+def sum_of(chunks: Sequence[Any]) -> Any:
+    """Return the sum of `chunks`, of which there may be many: neighbours are added, then their sums."""
+    while len(chunks) > 1:
+        pairs = [chunks[start : start + 2] for start in range(0, len(chunks), 2)]
+        chunks = [add_chunks(*pair) if len(pair) > 1 else pair[0] for pair in pairs]
+    return plain(chunks[0]) if chunks else None
 
 
 def joined_pairs(chunks: Sequence[Any]) -> Iterable[Any]:

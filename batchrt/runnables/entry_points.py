@@ -14,6 +14,7 @@ from batchrt.runtime.caller import Caller
 from batchrt.runtime.chunk_stream import ChunkStream, ItemChunkStream
 from batchrt.runtime.context import drive_to_end
 from batchrt.runtime.item import Item
+from batchrt.runtime.observers import observed_step
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, SyncOutcomeIterator
 from batchrt.runtime.portal import call_blocking, iterate
@@ -394,6 +395,7 @@ class EntryPoints(Generic[In, Out]):
 def _run_direct(step: Step, value: Any, config: RunConfig) -> Any:
     """Run a step of sync functions alone in the calling thread, without an event loop."""
     run = Run(Slots(cap_of(config)), direct=True)
+    step = observed_step(run, config, step)
     strand = Strand(run, Item(0), config, run.slots, has_slot=run.slots.try_take())
     context = strand_context(strand)
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from batchrt.runnables.entry_points import EntryPoints, In, Out
 
@@ -13,6 +14,25 @@ if TYPE_CHECKING:
     from batchrt.runnables.graph import Graph
 
 __all__ = ["Introspection"]
+
+_EVENTS: Final = (
+    "a branch of a parallel beside RunnablePassthrough() streams an intermediate result, a generator function"
+    " in the chain sees each chunk, with_listeners is told of each step, and to_langchain(runnable) has it"
+)
+_LISTENERS: Final = "with_listeners takes async functions too"
+_CONFIG: Final = "configurable_fields and configurable_alternatives check what a config gives them"
+_LEFT_OUT: Final[Mapping[str, str]] = {
+    "astream_events": _EVENTS,
+    "stream_events": _EVENTS,
+    "astream_log": _EVENTS,
+    "as_tool": "bind_tools takes functions, and to_langchain(runnable) has it",
+    "with_alisteners": _LISTENERS,
+    "config_schema": _CONFIG,
+    "config_specs": _CONFIG,
+    "get_config_jsonschema": _CONFIG,
+    "get_prompts": "the steps of a chain are nodes of get_graph()",
+}
+"""Names of LCEL that runnables do not have, and the way to the same end."""
 
 
 class Introspection(EntryPoints[In, Out]):
@@ -25,6 +45,16 @@ class Introspection(EntryPoints[In, Out]):
 
     InputType: Any = Any
     OutputType: Any = Any
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _LEFT_OUT:
+                kind = type(self).__name__
+                raise AttributeError(
+                    f"{kind!r} has no {name!r}: {_LEFT_OUT[name]} (docs/lcel.md)", name=name, obj=self
+                )
+            return object.__getattribute__(self, name)  # once more, for the error of a property
 
     def get_graph(self) -> Graph:
         """Return the graph of the steps, to be drawn: `chain.get_graph().print_ascii()`."""

@@ -32,6 +32,7 @@ from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import LoopHandle, cancellation_is_real
 from batchrt.runtime.item import Item
 from batchrt.runtime.lending import lending
+from batchrt.runtime.observers import observed_step
 from batchrt.runtime.outcome import BatchResult, Outcome, cost_of
 from batchrt.runtime.progress_bar import counted
 from batchrt.runtime.run import Run
@@ -229,6 +230,7 @@ async def carry(
     parent = current_strand()
     merged = merge_configs(inherited(parent), check_config(config))
     run = _run(merged, parent)
+    step = observed_step(run, merged, step)
     item = Item(0, parent.item if parent else None)
     strand = Strand(run, item, merged, run.slots)
     strand.scopes = scopes

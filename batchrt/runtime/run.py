@@ -21,6 +21,7 @@ from batchrt.runtime.spending import Payer
 from batchrt.runtime.task_pool import TaskPool
 
 if TYPE_CHECKING:
+    from batchrt.runtime.observers import RunObserver
     from batchrt.runtime.strand import Strand
 
 __all__ = ["Run"]
@@ -50,6 +51,7 @@ class Run:
         live: the open strands of the run and of those nested in it on its loop, if it can be stopped
             gracefully; else `None`.
         calls: how many calls from its strands' threads are under way on its loop.
+        observer: follows it, or the run that it is nested in; `None` if it is not observed.
     """
 
     __slots__ = (
@@ -68,6 +70,7 @@ class Run:
         "held",
         "live",
         "loop",
+        "observer",
         "process",
         "slots",
         "source",
@@ -90,6 +93,7 @@ class Run:
         self.blockades: Blockades = current_blockades()
         self.held: int = 0
         self.calls: int = 0
+        self.observer: RunObserver | None = parent.observer if parent else None
         self.live: set[Strand] | None = None
         self._vacated: Signal | None = None
         self._offset: float | None = None
@@ -132,6 +136,11 @@ class Run:
         self.task_pool = task_pool
         if self.arrivals.task_pool is None:
             self.arrivals.task_pool = task_pool
+
+    def enter(self, observer: RunObserver) -> None:
+        """Have `observer` prepare the context of the lists that this run's items may be sent in."""
+        if self._nested_in is None or self.arrivals is not self._nested_in.arrivals:
+            observer.enter(self.arrivals.base)
 
     def end(self) -> None:
         """Leave nothing of this run with the one it was nested in."""

@@ -24,6 +24,7 @@ from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import Host
 from batchrt.runtime.exception_notes import add_note
 from batchrt.runtime.item import Item
+from batchrt.runtime.observers import Observer, installed
 from batchrt.runtime.run import Run
 from batchrt.runtime.run_counts import RunCounts
 from batchrt.runtime.spending import Payer
@@ -123,6 +124,27 @@ class Scheduler(Workers):
             BaseException: the first error, as itself, if `fail_fast`; and always an error of the source,
                 and one that is no `Exception`.
         """
+        observer = installed()
+        await (self._run_unobserved() if observer is None else self._run_observed(observer))
+
+    async def _run_observed(self, observer: Observer) -> None:
+        run, config = self._run, self._shared_config or (self._configs[0] if self._configs else RunConfig())
+        run.observer = observed = observer.run(run, config, self._base)
+        observed.enter(self._base)
+        run.enter(observed)
+        if self._unit == "item":
+            self._step = observed.step(self._step)
+        failure: BaseException | None = None
+        try:
+            await self._run_unobserved()
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            is_packed = self._unit != "item"  # in lists, of which each is an item here
+            observed.ended(failure, run.counts.list_inputs if is_packed else self._admitted)
+
+    async def _run_unobserved(self) -> None:
         arrivals = self._run.arrivals
         arrivals.sources.append(self)
         self._run.source = self

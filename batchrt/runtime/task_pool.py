@@ -6,7 +6,7 @@ branches to helpers that wait in the run's task group for the next one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -17,9 +17,9 @@ from anyio import CancelScope
 from anyio.abc import TaskGroup
 
 from batchrt.errors import StrayCancelledError
-from batchrt.runtime.event_loop import Host, Signal
+from batchrt.runtime.event_loop import Host, OwnTask, Signal
 
-__all__ = ["Task", "TaskPool", "Unbegun", "error_of", "unswallowed"]
+__all__ = ["PersistentTask", "Task", "TaskPool", "Unbegun", "error_of", "unswallowed"]
 
 
 T = TypeVar("T")
@@ -105,6 +105,33 @@ class TaskPool:
                 raise
         if own.is_disturbed():
             await own.put_right()
+
+
+class PersistentTask:
+    """A function to run in the task pool, again if user code cancels it."""
+
+    __slots__ = ("_abandoned", "_function")
+
+    def __init__(self, function: Callable[[], Awaitable[None]], abandoned: Callable[[], None]) -> None:
+        self._function = function
+        self._abandoned = abandoned
+
+    async def run(self) -> None:
+        """Run the function, as often as it takes."""
+        own = OwnTask()
+        while True:
+            try:
+                await self._function()
+            except anyio.get_cancelled_exc_class():
+                if own.is_cancelled():
+                    raise
+                await own.put_right()  # and run again: other strands wait for its work
+            else:
+                return
+
+    def abandon(self, error: BaseException) -> None:  # noqa: ARG002  the interface of tasks
+        """Call the function for a task that is not run."""
+        self._abandoned()
 
 
 class Unbegun(Coroutine[Any, Any, T]):

@@ -16,7 +16,7 @@ from batchrt.testing.admission.noise import Noise
 from batchrt.testing.admission.outages import Outage
 from batchrt.testing.admission.queue import Queueing
 from batchrt.testing.admission.rate_limits import RateLimits
-from batchrt.testing.endpoints.answers import Answer, Messages, as_messages
+from batchrt.testing.endpoints.answers import Answer, Messages, as_messages, text_of
 from batchrt.testing.endpoints.chat import ChatEndpoint
 from batchrt.testing.endpoints.completions import CompletionsEndpoint
 from batchrt.testing.endpoints.embeddings import EmbeddingsEndpoint
@@ -68,8 +68,9 @@ class MockProvider:
             fault.
         api_key: if given, requests under /v1 must carry it, or get a 401.
         models: the models that exist; None accepts every name.
-        answer: makes the text of an answer from the request's body, in place of the hashed one; of a list of
-            prompts or conversations it gets one at a time.
+        answer: makes an answer from the request's body, in place of the hashed one; of a list of prompts or
+            conversations it gets one at a time. It returns a text or, for a chat, an `AIMessage`, whose
+            content, tool calls, refusal, reasoning, log probabilities, finish reason and usage are sent.
         server: the kind of server, which determines limits, leniency and errors of `/v1/embeddings` and of
             lists of prompts.
         max_inputs: the most inputs of an embedding request; None keeps the server's own limit (32 for "tei",
@@ -194,14 +195,14 @@ class MockProvider:
         response_format: Mapping[str, Any] | None = None,
         index: int = 0,
     ) -> str:
-        """Return the answer to `messages`; a string is one user message.
+        """Return the text of the answer to `messages`; a string is one user message.
 
         Meant for a test's expectations: it is not logged, and no fault or limit applies. A custom `answer`
         gets `{"messages": …, "response_format": …}`.
         """
         said = as_messages(messages)
         body = {"messages": said, "response_format": response_format}
-        return self._chat.text(body, said, index)
+        return text_of(self._chat.answer(body, said, index))
 
     def completion_to(self, prompt: Embeddable, *, index: int = 0) -> str:
         """Return the completion of `prompt`, a text or its tokens; `index` is below `n`.

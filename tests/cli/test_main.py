@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -65,3 +68,42 @@ def test_main_asking_and_mistaking_cost_no_client(arguments: list[str]) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "set()"
+
+
+SAYING = (
+    ["--help"],
+    ["--version"],
+    ["config"],
+    ["run", "--help"],
+    ["run", "{rows}", "-p", "{n}", "-m", "mock", "--dry-run"],
+)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", SAYING, ids=" ".join)
+def test_main_full_stdout_is_one_line(arguments: list[str], tmp_path: Path) -> None:
+    """And exit code 4, as for an output that cannot be written."""
+    with open("/dev/full", "wb") as full:
+        ended = told(arguments, tmp_path, full)
+    assert ended.stderr == "batchrt: stdout: cannot write: no space left on device\n"
+    assert ended.returncode == 4
+
+
+@pytest.mark.parametrize("arguments", SAYING, ids=" ".join)
+def test_main_reader_that_has_gone_ends_it_quietly(arguments: list[str], tmp_path: Path) -> None:
+    """With the exit code of a broken pipe, which no other ending has."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        ended = told(arguments, tmp_path, gone)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def told(arguments: list[str], folder: Path, stdout: IO[bytes]) -> subprocess.CompletedProcess[str]:
+    rows = folder / "in.jsonl"
+    rows.write_text('{"n": 1}\n')
+    command = [sys.executable, "-m", "batchrt", *(each.replace("{rows}", str(rows)) for each in arguments)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BATCHRT_")}
+    return subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, cwd=folder, env=environment
+    )

@@ -119,6 +119,7 @@ def test_settings_of_a_profile_are_chosen_by_its_name(
         ("PUBLISHED_PRICES", "perhaps", "(it is set by BATCHRT_PUBLISHED_PRICES)"),
         ("MAX_CONCURRENCY", "many", "--max-concurrency must be a positive whole number or auto, not 'many'"),
         ("PATIENCE", "nan", "--patience must be a number of seconds"),
+        ("PATIENCE", "-1", "not -1 (it is set by BATCHRT_PATIENCE)"),
         ("CONFIG", "none.toml", "none.toml: cannot be read"),
     ],
 )
@@ -131,6 +132,40 @@ def test_settings_nonsense_in_the_environment_is_refused(
     result = command(*RUN)
     assert result.code == 2
     assert problem in result.complaint
+
+
+@pytest.mark.usefixtures("project")
+def test_settings_of_an_address_are_named_by_their_origin(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An option, a variable of ours, the variable of OpenAI's clients, or a file."""
+    url = "must be a URL such as https://host/v1 or http://localhost:8000/v1"
+    asked = (*RUN, "-m", "m", "-o", "out.jsonl")
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    path = settings_file(tmp_path, 'base_url = "file"', "named.toml")
+    named = command(*asked, "--config", path)
+    assert named.complaint == f"--base-url {url} (it is set in {path})"
+    monkeypatch.setenv("OPENAI_BASE_URL", "nonsense")
+    assert command(*asked).complaint == f"OPENAI_BASE_URL {url}"
+    assert command(*asked, "--base-url", "x").complaint == f"--base-url {url}"
+    monkeypatch.setenv("BATCHRT_BASE_URL", "nonsense")
+    told = f"--base-url {url} (it is set by BATCHRT_BASE_URL)"
+    assert command(*asked).complaint == told
+
+
+@pytest.mark.usefixtures("project")
+def test_settings_of_a_key_are_named_by_their_origin(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The variable, and the file that names it; the key is not shown."""
+    asked = (*RUN, "-m", "m", "-o", "out.jsonl")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\nx")
+    told = "has a line break as its character 10; it must be the key alone, on one line"
+    assert command(*asked).complaint == f"OPENAI_API_KEY {told}"
+    monkeypatch.setenv("MY_KEY", "sk-secret\nx")
+    path = settings_file(tmp_path, 'base_url = "http://127.0.0.1:9/v1"\nkey_env = "MY_KEY"', "named.toml")
+    complaint = command(*asked, "--config", path).complaint
+    assert complaint == f"MY_KEY, which key_env in {path} names, {told}"
 
 
 @pytest.mark.usefixtures("seen")

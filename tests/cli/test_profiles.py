@@ -107,6 +107,7 @@ def test_profile_key_goes_with_its_address(tmp_path: Path) -> None:
         ("patience = inf", "patience must be a finite number"),
         ("max_concurrency = 'many'", "max_concurrency cannot be 'many'"),
         ("max_concurrency = 1.5", "max_concurrency cannot be 1.5"),
+        ("max_concurrency = true", "cannot be True: should be a valid integer or 'auto'"),
         ("published_prices = 1", "published_prices cannot be 1"),
         ("model = 2025-01-01", "model cannot be datetime"),
         ("tokenizer = 'x'", "tokenizer cannot be 'x': should be 'estimate' or 'tiktoken'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -128,6 +129,16 @@ def test_run_journal_reuses_all_rows(command: Command, provider: Provider, rows:
     assert out.with_suffix(".csv.jsonl").read_bytes() == written
 
 
+@pytest.mark.parametrize("more", [(), ("--sample", 10**20), ("--dry-run",), ("--retry-failed",)], ids=str)
+def test_run_journal_limit_may_be_larger_than_any_list(
+    command: Command, rows: Path, out: Path, more: tuple[object, ...]
+) -> None:
+    """All rows, whatever their number, is a limit that people write with many digits."""
+    result = run(command, rows, out, "-m", "mock", "--limit", 10**20, *more)
+    assert result.code == 0
+    assert out.exists() == ("--dry-run" not in more)
+
+
 def test_run_journal_has_finish_reasons(command: Command, rows: Path, out: Path) -> None:
     """In the journal's records, and in the output's column."""
     assert run(command, rows, out, "-m", "mock").code == 0
@@ -154,6 +165,44 @@ def test_run_journal_goes_on_after_a_signal(
     assert run(command, rows, out, "--overwrite").code == 0
     assert provider.take() == [text for text in numbers(range(ROWS)) if text not in before]
     assert [row["output"] for row in read(out)] == [f"to {number}" for number in range(ROWS)]
+
+
+def test_run_journal_summary_counts_the_rows_that_were_read(
+    command: Command, provider: Provider, rows: Path, out: Path
+) -> None:
+    """After a signal the rows behind those are not known, and neither is what is gone."""
+    provider.at["9"] = provider.at["19"] = lambda: signal.raise_signal(signal.SIGTERM)
+    assert run(command, rows, out).code == 143
+    before = len(provider.take())
+    del provider.at["9"]
+    stopped = run(command, rows, out)
+    assert stopped.code == 143
+    found = re.search(
+        r"(\d+) reused, 0 failed before, 0 changed, (\d+) new, of the first (\d+) rows", stopped.err
+    )
+    assert found is not None
+    reused, new, read_rows = map(int, found.groups())
+    assert reused == before
+    assert new >= len(provider.take())
+    assert read_rows == reused + new < ROWS
+
+
+def test_run_journal_retry_of_failed_rows_that_is_stopped_says_how_to_go_on(
+    command: Command, provider: Provider, rows: Path, out: Path
+) -> None:
+    """All rows have an outcome then; the errors among them are to be asked again."""
+    for text in ("3", "5", "7"):
+        provider.refuse[text] = httpx.Response(422, json={"error": {"message": "no"}})
+    assert run(command, rows, out).code == 1
+    for text in ("3", "5", "7"):
+        provider.refuse[text] = httpx.Response(401, json={"error": {"message": "bad key"}})
+    stopped = run(command, rows, out, "--retry-failed")
+    assert stopped.code == 4
+    told = f"outcomes of {ROWS - 3} rows, and errors of 3, which are asked again; the same command goes on"
+    assert told in stopped.err
+    assert f"{out} is unchanged: it is written when each row was asked again" in stopped.err
+    provider.refuse.clear()
+    assert run(command, rows, out, "--retry-failed").code == 0
 
 
 def test_run_journal_second_signal_cancels(

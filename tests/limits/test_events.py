@@ -7,7 +7,16 @@ import logging
 
 import pytest
 
-from batchrt.limits.events import BY_HAND, CooledDown, Events, LimitChanged, ProviderDown, QuotaEvent, Sent
+from batchrt.limits.events import (
+    BY_HAND,
+    CooledDown,
+    Events,
+    LimitChanged,
+    ProviderDown,
+    QuotaEvent,
+    Sent,
+    TellingLock,
+)
 
 
 def test_events_go_to_listeners_alone() -> None:
@@ -156,3 +165,40 @@ def test_events_log_a_warning_for_an_outage(caplog: pytest.LogCaptureFixture) ->
     (line,) = warnings(caplog)
     assert "10 requests in a row" in line
     assert "ServerError (status 503): no capacity" in line
+
+
+def test_events_watchers_hear_announced_events_alone() -> None:
+    """A watcher is told of what is rare, under a lock once it is released, and is no listener."""
+    events = Events()
+    lock = TellingLock(events)
+    seen: list[QuotaEvent] = []
+    events.watch(seen.append)
+    rare = CooledDown(1, "x"), LimitChanged("max_in_flight", None, 2, "y"), ProviderDown(3, "z")
+    with lock:
+        for event in rare:
+            events.announce(event, 0.0)
+        assert not seen
+    events.tell(Sent(1, 0))
+    assert seen == [*rare]
+    assert not events.listeners
+    events.unwatch(seen.append)
+    events.unwatch(seen.append)  # once is enough
+    with lock:
+        events.announce(rare[0], 10.0)
+    assert seen == [*rare]
+    assert not events.is_heard
+
+
+def test_events_are_told_to_listeners_beside_watchers() -> None:
+    """Each hears its own; the last one that leaves leaves silence."""
+    events = Events()
+    heard: list[QuotaEvent] = []
+    watched: list[QuotaEvent] = []
+    events.watch(watched.append)
+    with events.listening(heard.append):
+        events.tell(Sent(1, 0))
+        events.announce(CooledDown(1, "x"), 0.0)
+    assert events.is_heard
+    events.announce(CooledDown(2, "x"), 9.0)
+    assert heard == [Sent(1, 0), CooledDown(1, "x")]
+    assert watched == [CooledDown(1, "x"), CooledDown(2, "x")]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import logging
+import operator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from pydantic import BaseModel
 
 from batchrt import (
     AIMessage,
+    AIMessageChunk,
     ChatOpenAI,
     Job,
     OpenAI,
@@ -28,7 +33,7 @@ from batchrt import (
     Usage,
 )
 from batchrt.response_cache import opened_cache
-from batchrt.testing import MockProvider
+from batchrt.testing import Fault, FaultPlan, MockProvider, Streaming
 from tests.jobs.chains import Answers
 
 pytestmark = pytest.mark.anyio
@@ -344,7 +349,7 @@ async def test_kept_answers_of_a_damaged_cache(
 
 
 async def test_kept_answers_of_a_model_that_streams_all_answers(path: Path) -> None:
-    """A whole answer is kept however it came; a stream that is asked for is sent."""
+    """A whole answer is kept however it came, and serves a stream that is asked for."""
     provider = MockProvider()
     model = ChatOpenAI("m", base_url="http://mock/v1", transport=provider.transport(), streaming=True)
     with ResponseCache(path) as cache:
@@ -353,4 +358,66 @@ async def test_kept_answers_of_a_model_that_streams_all_answers(path: Path) -> N
         assert provider.log.snapshot().requests == 1
         chunks = [chunk async for chunk in model.astream("a", {"cache": cache})]
         assert "".join(chunk.text for chunk in chunks) == first.text
+        assert provider.log.snapshot().requests == 1
+
+
+def streaming_model(provider: MockProvider, kind: type[ChatOpenAI | OpenAI[Any]]) -> Any:
+    return kind("m", base_url="http://mock/v1", transport=provider.transport(), max_retries=0)
+
+
+def joined(chunks: Sequence[Any]) -> Any:
+    total = functools.reduce(operator.add, chunks)
+    return total.to_message() if isinstance(total, AIMessageChunk) else total
+
+
+@pytest.mark.parametrize("kind", [ChatOpenAI, OpenAI])
+async def test_kept_answers_serve_streams_and_are_made_of_streams(
+    path: Path, kind: type[ChatOpenAI | OpenAI[Any]]
+) -> None:
+    """A stream that was read to its end is kept for streams and for whole answers, and a whole one too."""
+    provider = MockProvider(streaming=Streaming(chunk_size=2))
+    model = streaming_model(provider, kind)
+    with ResponseCache(path) as cache:
+        sent = [chunk async for chunk in model.astream("a", {"cache": cache})]
+        assert len(sent) > 2
+        kept = [chunk async for chunk in model.astream("a", {"cache": cache})]
+        whole = await model.ainvoke("a", {"cache": cache})
+        assert provider.log.snapshot().requests == 1
+        assert joined(kept) == whole
+        unbilled = joined(sent)
+        assert whole == (unbilled if kind is OpenAI else replace(unbilled, usage=Usage()))
+        other = await model.ainvoke("b", {"cache": cache})
+        (only,) = [chunk async for chunk in model.astream("b", {"cache": cache})]
         assert provider.log.snapshot().requests == 2
+        assert joined([only]) == (other if kind is OpenAI else replace(other, usage=Usage()))
+
+
+async def test_kept_answers_of_streams_flow_through_chains(path: Path) -> None:
+    """With tool calls, a parser, and nothing billed."""
+    calls = [{"name": "f", "args": {"x": 1}, "id": "1", "type": "tool_call"}]
+    provider = MockProvider(answer=lambda _: AIMessage("hi", tool_calls=calls))
+    model = streaming_model(provider, ChatOpenAI)
+    texts = model | StrOutputParser()
+    assert "".join([text async for text in texts.astream("a", {"cache": path})]) == "hi"
+    message = joined([chunk async for chunk in model.astream("a", {"cache": path})])
+    assert (message.tool_calls, message.usage) == (calls, Usage())
+    assert "".join([text async for text in texts.astream("a", {"cache": path})]) == "hi"
+    assert provider.log.snapshot().requests == 1
+
+
+async def test_kept_answers_of_streams_are_complete(path: Path) -> None:
+    """A stream that is left, breaks off or ends at the token limit is not kept."""
+    provider = MockProvider(streaming=Streaming(chunk_size=2), faults=FaultPlan(script=[Fault.SHORT_BODY]))
+    model = streaming_model(provider, ChatOpenAI)
+    config: Any = {"cache": path}
+    with pytest.raises(ProviderError):
+        _ = [chunk async for chunk in model.astream("a", config)]
+    async with contextlib.aclosing(model.astream("a", config)) as chunks:
+        await anext(chunks)
+    _ = [chunk async for chunk in model.bind(max_tokens=1).astream("a", config)]
+    assert provider.log.snapshot().requests == 3
+    _ = [chunk async for chunk in model.astream("a", config)]
+    _ = [chunk async for chunk in model.bind(max_tokens=1).astream("a", config)]
+    assert provider.log.snapshot().requests == 5
+    _ = [chunk async for chunk in model.astream("a", config)]
+    assert provider.log.snapshot().requests == 5

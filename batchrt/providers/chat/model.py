@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from batchrt.batching.list_call import ListCall
@@ -169,9 +169,10 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
                 return await ask(body, read, strand)
             return await answers.one(kept, body, strand, partial(ask, body, read, strand))
 
-        produce = self._producer(endpoint, kwargs)
+        sent = self._producer(endpoint, kwargs)
+        produce = answers.streamed(sent, body_of, AIMessageChunk.of, AIMessageChunk.to_message)
         if self._streaming:
-            return Step(self._whole_or_kept(_whole(produce), request), produce=produce)
+            return Step(self._whole_or_kept(_whole(sent), request), produce=produce)
         alone = Step(call)
         step = alone if self._lists is None else self._listed(alone, request, endpoint, self._lists)
         return step._replace(produce=produce)
@@ -200,11 +201,15 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             self._answers(request).forget(kept, request.body(value))
 
     def _producer(self, endpoint: Endpoint, kwargs: Mapping[str, Any]) -> Produce:
-        fields, usage = merge_options(self._options, self._extra_body, kwargs), self._stream_usage
+        usage = self._stream_usage
+        requests: dict[bool, ChatRequest] = {}
 
-        @cache  # made with the first stream
         def request(asks_usage: bool) -> ChatRequest:  # noqa: FBT001
-            return self._request_of(usage.fields(fields, usage=asks_usage))
+            """Return the request, which is made with the first stream: most steps stream nothing."""
+            if asks_usage not in requests:
+                fields = merge_options(self._options, self._extra_body, kwargs)
+                requests[asks_usage] = self._request_of(usage.fields(fields, usage=asks_usage))
+            return requests[asks_usage]
 
         def read(head: Reply, clock: Clock) -> ChatChunks:
             return self._chunks_of(head, self._client.secrets, clock.wall)

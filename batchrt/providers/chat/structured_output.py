@@ -85,6 +85,8 @@ class StructuredChat(Runnable[ChatInput, Out]):
             if strict is None and _is_strict(self._format)
             else None
         )
+        self._name = _name_of(_plain_schema(schema))
+        self._calls = method == "function_calling"
         self._include_raw = include_raw
         self._wanted = self._format  # `_format` may become the loose one
         self._max_reasks = max_reasks
@@ -161,7 +163,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
             if not self._affords(misfit):
                 break
             strand.count_retry()
-            again = [*conversation(value), *_correction(message, misfit)]
+            again = [*conversation(value), *_correction(self._text_of(message), misfit)]
             try:
                 message = await ask(again, strand)
             except BatchError as error:
@@ -187,16 +189,40 @@ class StructuredChat(Runnable[ChatInput, Out]):
     def _finished(self, message: AIMessage, parsed: Any, misfit: OutputParserError | None) -> RawAndParsed:
         return {"raw": message, "parsed": parsed, "parsing_error": misfit}
 
+    def _text_of(self, message: AIMessage) -> str:
+        """Return the text of an answer, or the arguments of the call of the tool that the schema is.
+
+        Some servers answer in text where a call was asked for, and others the other way round. Where the
+        call was asked for, a text beside it is the model's thoughts about it.
+        """
+        text = message.text
+        if text.strip() and not (self._calls and message.raw_tool_calls):
+            return text
+        for call in message.raw_tool_calls:
+            function = call.get("function")
+            if isinstance(function, Mapping) and function.get("name") in (self._name, None, ""):
+                arguments = function.get("arguments")
+                return arguments if isinstance(arguments, str) else json.dumps(arguments)
+        return text
+
     def _parse(self, message: AIMessage) -> Any:
-        text = _text_of(message)
+        text = self._text_of(message)
         try:
             return first_fitting(text, self._validate)
         except ValueError as error:
-            if message.refusal:
-                raise OutputParserError(f"the model refused: {message.refusal}", text=text) from error
-            unfinished = _UNFINISHED.get((message.finish_reason or "").lower())
-            reason = unfinished or f"the answer does not fit the schema: {_reasons(error)}"
-            raise OutputParserError(reason, text=text) from error
+            raise OutputParserError(self._misfit_of(message, text, error), text=text) from error
+
+    def _misfit_of(self, message: AIMessage, text: str, error: ValueError) -> str:
+        """Return the reason why an answer could not be parsed."""
+        if message.refusal:
+            return f"the model refused: {message.refusal}"
+        unfinished = _UNFINISHED.get((message.finish_reason or "").lower())
+        if unfinished:
+            return unfinished
+        names = [call["name"] for call in (*message.tool_calls, *message.invalid_tool_calls)]
+        if names and self._name not in names and (self._calls or not text.strip()):
+            return f"the model called {' and '.join(map(repr, names))}, and not {self._name!r}"
+        return f"the answer does not fit the schema: {_reasons(error)}"
 
     def _validate(self, text: str) -> Any:
         schema: Any = self._schema
@@ -209,16 +235,6 @@ class StructuredChat(Runnable[ChatInput, Out]):
         if not isinstance(value, dict):
             raise ValueError(f"it is no JSON object but a {type(value).__name__}")  # noqa: TRY004
         return value
-
-
-def _text_of(message: AIMessage) -> str:
-    """Return the text of an answer, or the arguments of its first tool call if it has no text."""
-    text = message.text
-    if text.strip() or not message.raw_tool_calls:
-        return text
-    function = message.raw_tool_calls[0].get("function")
-    arguments = function.get("arguments") if isinstance(function, Mapping) else None
-    return arguments if isinstance(arguments, str) else json.dumps(arguments)
 
 
 def _raise_or_parsed(_message: AIMessage, parsed: Any, misfit: OutputParserError | None) -> Any:
@@ -255,11 +271,10 @@ def _is_worth_asking_again(message: AIMessage) -> bool:
     return not message.refusal and (message.finish_reason or "").lower() not in _UNFINISHED
 
 
-def _correction(message: AIMessage, misfit: OutputParserError) -> list[Message]:
+def _correction(text: str, misfit: OutputParserError) -> list[Message]:
     """Return the messages that ask the model again."""
     words = f"{misfit}. Answer again: with the whole JSON, corrected, and nothing else."
     asking = HumanMessage(words[:1].upper() + words[1:])
-    text = _text_of(message)
     return [AIMessage(text[:_SHOWN]), asking] if text.strip() else [asking]
 
 
@@ -273,7 +288,7 @@ def _reasons(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    lines = [f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in found[:5]]
+    lines = [": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in found[:5]]
     more = f"; and {len(found) - 5} more" if len(found) > 5 else ""  # noqa: PLR2004
     return "; ".join(lines) + more
 

@@ -164,6 +164,9 @@ class OpenAI(Model[TextInput, Out]):
         url, form = self._client.address.canonical + _PATH, "text" if self._n is None else "list"
         answers = KeptAnswers[Any](form, url, to_json, from_json, model=request.names[0])
 
+        def alone_body(value: Any) -> bytes:
+            return request.body([encode_prompt(value)])
+
         async def ask(prompt: bytes, strand: Strand) -> Any:
             (output,) = await send([prompt], strand)
             return output
@@ -186,7 +189,10 @@ class OpenAI(Model[TextInput, Out]):
             prepare=encode_prompt,
             shared_calls=self._shared,
         )
-        return step if self._n is not None else step._replace(produce=self._producer(request, kwargs))
+        if self._n is not None:
+            return step
+        produce = answers.streamed(self._producer(request, kwargs), alone_body, str, str)
+        return step._replace(produce=produce)
 
     def _producer(self, request: TextRequest, kwargs: Mapping[str, Any]) -> Produce:
         from batchrt.providers.completions.text_chunks import TextChunks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from base64 import b64encode
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "address_mistake", "check_headers", "origin_of"]
 
+_OPENAI: Final = "https://api.openai.com/v1"
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 
@@ -22,13 +24,17 @@ class Address:
     A user and password in it do not stay in the URL, where messages would show them, but become
     `credentials`, the header that carries them. A query in it is part of every request's URL.
 
+    Args:
+        base_url: the URL.
+        name: the parameter or environment variable that it comes from, for the error.
+
     Raises:
         ValueError: for anything but an http or https URL with a host, or an http+unix URL with the
             percent-encoded path of a socket.
     """
 
-    def __init__(self, base_url: str) -> None:
-        parts = _split(base_url.strip())
+    def __init__(self, base_url: str, name: str = "base_url") -> None:
+        parts = _split(base_url.strip(), name)
         self.credentials: dict[str, str] = {}
         if parts.username or parts.password:
             pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
@@ -41,6 +47,13 @@ class Address:
         port = parts.port or (443 if self.tls else 80)
         at = self.origin if parts.scheme == "http+unix" else f"{parts.scheme}://{self.host}:{port}"
         self.canonical: str = f"{at}{self._path}{self._query}"
+
+    @classmethod
+    def given(cls, base_url: str | None) -> Address:
+        """Return the address of `base_url`; by default `OPENAI_BASE_URL`, or OpenAI's."""
+        if base_url:
+            return cls(base_url)
+        return cls(os.environ.get("OPENAI_BASE_URL") or _OPENAI, "OPENAI_BASE_URL")
 
     def __repr__(self) -> str:
         return f"<Address {self.origin}{self._path}>"
@@ -56,14 +69,14 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
-def _split(url: str) -> SplitResult:
+def _split(url: str, name: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https", "http+unix") and parts.hostname and parts.port != 0
     except ValueError:  # not chained: urllib's message may quote a password
         usable = False
     if not usable or re.search(r"[\s\x00-\x1f\x7f]", url):
-        raise ValueError("base_url must be a URL such as https://host/v1 or http://localhost:8000/v1")
+        raise ValueError(f"{name} must be a URL such as https://host/v1 or http://localhost:8000/v1")
     return parts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from batchrt.errors import AuthenticationError
 from batchrt.limits.quota import UNCHANGED, Quota, Unchanged, check_limit
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from batchrt.providers.http.transport import HTTPClient, HTTPTransport
 
 __all__ = ["Client"]
-
-_OPENAI: Final = "https://api.openai.com/v1"
 
 
 class Client:
@@ -69,11 +67,14 @@ class Client:
         self._policy = _check_policy(retry_policy)
         self._quota = _check_quota(quota)
         given = _check_given(limits or {}, quota)
-        self.address: Address = Address(base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI)
+        self.address: Address = Address.given(base_url)
         extra = {name.lower(): value for name, value in (extra_headers or {}).items()}
+        is_openai = self.address.host == "api.openai.com"
+        if "authorization" not in extra and (mistake := api_key.mistake(has_spaces=not is_openai)):
+            raise ValueError(f"{api_key.source} {mistake}")
         key = api_key.get_secret_value().strip()  # keys from files and shells end with a line break
         own_way = http_client is not None or transport is not None or "authorization" in extra
-        if not key and not own_way and self.address.host == "api.openai.com":
+        if not key and not own_way and is_openai:
             raise AuthenticationError(
                 "there is no API key: set OPENAI_API_KEY or pass api_key (or pass base_url for a "
                 "server other than OpenAI's)"

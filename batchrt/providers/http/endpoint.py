@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from batchrt.providers.http.streamed_call import Chunks
     from batchrt.providers.http.transport import Transport
     from batchrt.runtime.clock import Clock
+    from batchrt.runtime.observers import RequestObserver, RunObserver
     from batchrt.runtime.retry import RetryPolicy
     from batchrt.runtime.strand import Strand
 
@@ -108,13 +109,24 @@ class Endpoint:
         self._longest = policy.max_retry_after
         self._most = most
 
-    async def call(
+    @property
+    def url(self) -> str:
+        """The address."""
+        return self._url
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._model
+
+    async def call(  # noqa: PLR0917  each call passes the first three, or all
         self,
         body: bytes,
         read: Callable[[Reply, Clock], B],
         strand: Strand,
         sink: Callable[[], Sink] | None = None,
         answers: int = 1,
+        observer: RequestObserver | None = None,
     ) -> B:
         """Post `body` and return the reply as parsed by `read`; `strand` holds a slot meanwhile.
 
@@ -124,16 +136,21 @@ class Endpoint:
             strand: holds the slot.
             sink: makes the consumer of a successful reply's body, a new one for each attempt.
             answers: how many answers are asked for; 0 for vectors.
+            observer: follows the request; else one is made where the run is observed.
 
         Raises:
             ProviderError: the last attempt's; `attempts` says how many there were.
         """
+        if observer is None and strand.run.observer is not None:
+            return await self._observed(strand.run.observer, body, read, strand, sink, answers)
         permit = self._permit(len(body), answers, strand)
         if strand.spending is not None:
             await self._reserve(permit, strand)
         try:
             if not self.quota.admit_nowait(permit, strand):
                 await self.quota.admit(permit, strand)
+            if observer is not None:
+                observer.sent()
             reply = await self._transport.post(self._url, body, None if sink is None else sink())
             return self._evaluate(reply, read, permit, strand)
         except ProviderError as error:
@@ -141,7 +158,21 @@ class Endpoint:
         finally:
             if permit.granted or permit.reservation is not None:
                 self._abandon(permit, strand)
-        return await self._retry(body, read, strand, sink, answers, failure)
+        return await self._retry(body, read, strand, sink, answers, failure, observer)
+
+    async def _observed(  # noqa: PLR0917  the arguments of `call`
+        self,
+        observers: RunObserver,
+        body: bytes,
+        read: Callable[[Reply, Clock], B],
+        strand: Strand,
+        sink: Callable[[], Sink] | None,
+        answers: int,
+    ) -> B:
+        with observers.request(self, body, strand) as observer:
+            answer = await self.call(body, observer.reading(read), strand, sink, answers, observer)
+            observer.answered(answer)
+        return answer
 
     def stream(
         self,
@@ -234,8 +265,8 @@ class Endpoint:
             self._settle(permit, None if failure.kind.billed else Usage())
         return failure
 
-    def _decider(self, failure: Failure, strand: Strand) -> _RetryDecider:
-        return _RetryDecider(self, failure, strand)
+    def _decider(self, failure: Failure, strand: Strand, observer: RequestObserver | None) -> _RetryDecider:
+        return _RetryDecider(self, failure, strand, observer)
 
     # A method of its own: a closure's variables would cost memory in every first attempt that waits.
     async def _retry(  # noqa: PLR0917  the arguments of `call`
@@ -246,8 +277,9 @@ class Endpoint:
         sink: Callable[[], Sink] | None,
         answers: int,
         failure: Failure,
+        observer: RequestObserver | None,
     ) -> B:
-        retry = _RetryDecider(self, failure, strand)
+        retry = _RetryDecider(self, failure, strand, observer)
         while True:
             await retry.wait()
             permit = self._permit(len(body), answers, strand)
@@ -256,6 +288,8 @@ class Endpoint:
                 await self._reserve(permit, strand)
             try:
                 await self.quota.admit(permit, strand)
+                if observer is not None:
+                    observer.sent()
                 retry.attempts += 1
                 reply = await self._transport.post(self._url, body, None if sink is None else sink())
                 return self._evaluate(reply, read, permit, strand)
@@ -269,7 +303,10 @@ class Endpoint:
 class _RetryDecider:
     """Decide about the retries of one request: whether, after how long, and at whose expense."""
 
-    def __init__(self, endpoint: Endpoint, failure: Failure, strand: Strand) -> None:
+    def __init__(
+        self, endpoint: Endpoint, failure: Failure, strand: Strand, observer: RequestObserver | None
+    ) -> None:
+        self._observer = observer
         self.attempts = failure.error.attempts
         self._quota = endpoint.quota
         self._policy = endpoint._policy
@@ -319,6 +356,8 @@ class _RetryDecider:
             state.idle_for += seconds
             state.prepare_for_next_attempt()
         quota.tell_retry(failure.error, seconds, self.attempts)
+        if self._observer is not None:
+            self._observer.retried(failure.error, seconds, self.attempts)
         self._strand.count_retry()
         self._strand.give()
         if seconds > 0:

@@ -59,8 +59,34 @@ class Hidden:
             return os.environ.get("OPENAI_API_KEY", "")
         return self._key if isinstance(self._key, str) else self._key.get_secret_value()
 
+    @property
+    def source(self) -> str:
+        """The name under which the key was given: a parameter, or an environment variable."""
+        if isinstance(self._key, Hidden):
+            return self._key.source
+        return "OPENAI_API_KEY" if self._key is None else "api_key"
+
+    def mistake(self, *, has_spaces: bool = True) -> str:
+        """Return the reason why the key cannot be one, without showing it; empty if it can.
+
+        Args:
+            has_spaces: whether a space may be in it, as in the `not needed` that local servers are given.
+        """
+        key = self.get_secret_value().strip()  # keys from files and shells end with a line break
+        if key.lower().startswith("bearer "):
+            return "begins with Bearer, which is added to it; leave that out"
+        found = _NO_KEY.search(key) or (None if has_spaces else re.search(" ", key))
+        if found is None:
+            return ""
+        kind = _KINDS.get(found[0], "a control character" if found[0].isascii() else "no ASCII character")
+        return f"has {kind} as its character {found.start() + 1}; it must be the key alone, on one line"
+
     def __repr__(self) -> str:
         return "***"
+
+
+_NO_KEY: Final = re.compile(r"[^\x20-\x7e]")
+_KINDS: Final = {"\n": "a line break", "\r": "a line break", "\t": "a tab", " ": "a space"}
 
 
 class Secrets:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batchrt.providers.http.endpoint import Endpoint, _RetryDecider
     from batchrt.providers.http.response_stream import ResponseStream
     from batchrt.runtime.clock import Clock
+    from batchrt.runtime.observers import RequestObserver
     from batchrt.runtime.strand import Strand
 
 __all__ = ["Chunks", "StreamedCall"]
@@ -88,6 +89,7 @@ class StreamedCall(Generic[T]):
         "_delivered_at",
         "_endpoint",
         "_events",
+        "_observer",
         "_parser",
         "_permit",
         "_read",
@@ -113,6 +115,7 @@ class StreamedCall(Generic[T]):
         self._began = self._received = False
         self._permit: Permit | None = None
         self._response: ResponseStream | None = None
+        self._observer: RequestObserver | None = None
         self._reader: Chunks[T]
         self._parser: EventStream
         self._events: deque[Event] = deque()
@@ -128,15 +131,20 @@ class StreamedCall(Generic[T]):
         except ProviderError as error:
             if self._permit is not None:
                 self._break_off(error, self._permit)
+            self._end_observation(error)
             await self.aclose()
             raise
-        except BaseException:
+        except BaseException as error:
+            self._end_observation(error)
             await self.aclose()
             raise
         if chunk is not None:
+            if self._observer is not None:
+                self._observer.chunk(chunk)
             if self._permit is not None and self._permit.auto:  # which goes by the provider's latency
                 self._delivered_at = self._strand.run.now()
             return chunk
+        self._end_observation(None)
         await self._drain()
         raise StopAsyncIteration
 
@@ -148,6 +156,7 @@ class StreamedCall(Generic[T]):
         try:
             if permit is not None:
                 self._endpoint._abandon(permit, self._strand)
+            self._end_observation(None if permit is None else GeneratorExit())
         finally:
             await self._close()
 
@@ -168,6 +177,9 @@ class StreamedCall(Generic[T]):
         assert bodies is not None
         body = bodies(None)
         assert body is not None
+        if strand.run.observer is not None:
+            self._observer = strand.run.observer.request(endpoint, body, strand, streamed=True)
+            self._observer.__enter__()
         retry: _RetryDecider | None = None
         while True:
             permit = self._permit = endpoint._permit(len(body), 1, strand)
@@ -176,6 +188,8 @@ class StreamedCall(Generic[T]):
                 if strand.spending is not None:
                     await endpoint._reserve(permit, strand)
                 await endpoint.quota.admit(permit, strand)
+                if self._observer is not None:
+                    self._observer.sent()
                 if retry is not None:
                     retry.attempts += 1
                     self._attempts = retry.attempts
@@ -190,7 +204,7 @@ class StreamedCall(Generic[T]):
                 body = other
                 continue
             if retry is None:
-                retry = endpoint._decider(failure, strand)
+                retry = endpoint._decider(failure, strand, self._observer)
             else:
                 retry.failed(failure)
             await retry.wait()
@@ -257,6 +271,13 @@ class StreamedCall(Generic[T]):
         strand.item.request_id = self._reader.request_id
         endpoint.quota.answered(permit, usage, now)
         endpoint._settle(permit, usage)
+        if self._observer is not None:
+            self._observer.answered(self._reader)
+
+    def _end_observation(self, error: BaseException | None) -> None:
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            observer.__exit__(None if error is None else type(error), error, None)
 
     def _break_off(self, error: ProviderError, permit: Permit) -> None:
         """Record that the answer failed after its first chunk, and add what had come to `error`."""

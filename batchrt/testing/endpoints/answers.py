@@ -6,12 +6,23 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from batchrt.messages import AIMessage
 from batchrt.testing.endpoints.json_schema import instance_of
 from batchrt.testing.faults.seeded import SeededDice, digest_of
 
-__all__ = ["Answer", "Messages", "as_messages", "compose_answer", "count_text", "count_tokens", "truncate"]
+__all__ = [
+    "Answer",
+    "Messages",
+    "as_messages",
+    "compose_answer",
+    "count_text",
+    "count_tokens",
+    "custom_answer",
+    "text_of",
+    "truncate",
+]
 
-Answer: TypeAlias = Callable[[Mapping[str, Any]], str]
+Answer: TypeAlias = Callable[[Mapping[str, Any]], str | AIMessage]
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
 _CHARACTERS_A_TOKEN = 4
@@ -50,6 +61,21 @@ def compose_answer(
     if kind == "json_object":
         return json.dumps({"answer": f"{digest >> 16:012x}"})
     return json.dumps(instance_of(response_format["json_schema"]["schema"], SeededDice(digest)))
+
+
+def custom_answer(answer: Answer, body: Mapping[str, Any]) -> str | AIMessage:
+    """Return the answer of a user's function; TypeError if it is neither a text nor a message."""
+    said = answer(body)
+    if isinstance(said, str | AIMessage):
+        return said
+    raise TypeError(
+        f"answer must return a str or an AIMessage, and returned {type(said).__name__}: {said!r:.80}"
+    )
+
+
+def text_of(answer: str | AIMessage) -> str:
+    """Return the text of an answer."""
+    return answer if isinstance(answer, str) else answer.text
 
 
 def _canonical(messages: Messages) -> bytes:

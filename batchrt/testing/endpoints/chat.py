@@ -7,7 +7,9 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from batchrt.testing.endpoints.answers import Answer, Messages, compose_answer, count_tokens, truncate
+from batchrt.messages import AIMessage
+from batchrt.testing.endpoints.answers import Answer, Messages, compose_answer, custom_answer
+from batchrt.testing.endpoints.chat_choices import ChatChoice, choice_of, usage_of
 from batchrt.testing.endpoints.json_schema import UnsupportedSchemaError
 from batchrt.testing.endpoints.replies import MockReply, RejectedError, TokenCharge, bytes_reply
 from batchrt.testing.endpoints.request_body import (
@@ -57,11 +59,12 @@ class ChatEndpoint:
             _check_options(body)
             self._check_texts(messages)
             limit = _limit(body)
-            texts = [self.text(body, messages, index) for index in range(body.get("n") or 1)]
+            answers = [self.answer(body, messages, index) for index in range(body.get("n") or 1)]
         except RejectedError as error:
             error.set_items(1)
             raise
-        document = _document(name, body, [messages], [truncate(text, limit) for text in texts])
+        choices = [choice_of(answer, limit, name) for answer in answers]
+        document = _document(name, body, [messages], choices)
         charge = _charge(document, limit)
         streamed = self._streaming.reply(document, body, charge, items=1) if stream else None
         return streamed or bytes_reply(200, to_json(document), items=1, charge=charge)
@@ -77,11 +80,12 @@ class ChatEndpoint:
         try:
             self._check_batch(body, conversations)
             limit = _limit(body)
-            texts = [self.text({**body, "messages": said}, said, 0) for said in conversations]
+            answers = [self.answer({**body, "messages": said}, said, 0) for said in conversations]
         except RejectedError as error:
             error.set_items(count)
             raise
-        document = _document(name, body, conversations, [truncate(text, limit) for text in texts])
+        choices = [choice_of(answer, limit, f"{name}_{place}") for place, answer in enumerate(answers)]
+        document = _document(name, body, conversations, choices)
         charge = _charge(document, limit)
         return bytes_reply(200, to_json(document), items=count, listed=True, entries="choices", charge=charge)
 
@@ -99,10 +103,10 @@ class ChatEndpoint:
             texts = [text for message in messages for text in _texts(message)]
             check_inputs(texts, self._reject, "messages")
 
-    def text(self, body: Mapping[str, Any], messages: Messages, index: int) -> str:
-        """Return the whole text of one choice, before `max_tokens` truncates it."""
+    def answer(self, body: Mapping[str, Any], messages: Messages, index: int) -> str | AIMessage:
+        """Return one choice as a whole, before `max_tokens` truncates it."""
         if self._answer is not None:
-            return self._answer(body)
+            return custom_answer(self._answer, body)
         try:
             return compose_answer(self._seed, messages, body.get("response_format"), index)
         except UnsupportedSchemaError as error:
@@ -168,38 +172,22 @@ def _check_format(wanted: Any) -> None:
 
 
 def _document(
-    name: str,
-    body: Mapping[str, Any],
-    asked: Sequence[Messages],
-    spoken: Sequence[tuple[str, int, str]],
+    name: str, body: Mapping[str, Any], asked: Sequence[Messages], choices: Sequence[ChatChoice]
 ) -> dict[str, Any]:
-    prompt_tokens = sum(map(count_tokens, asked))
-    completion_tokens = sum(tokens for _, tokens, _ in spoken)
-    return {
+    usage, tier = usage_of(asked, choices)
+    document = {
         "id": f"chatcmpl-{name}",
         "object": "chat.completion",
         "created": CREATED,
         "model": body["model"],
-        "choices": [_choice(index, text, reason) for index, (text, _, reason) in enumerate(spoken)],
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-        },
+        "choices": [choice.to_json(index) for index, choice in enumerate(choices)],
+        "usage": usage,
         "system_fingerprint": FINGERPRINT,
     }
+    return document if tier is None else {**document, "service_tier": tier}
 
 
 def _charge(document: Mapping[str, Any], limit: int | None) -> TokenCharge:
     usage = document["usage"]
     reserved = usage["prompt_tokens"] + (limit or 0) * len(document["choices"])
     return TokenCharge(document["model"], reserved, usage["total_tokens"], usage["completion_tokens"])
-
-
-def _choice(index: int, text: str, reason: str) -> dict[str, Any]:
-    return {
-        "index": index,
-        "message": {"role": "assistant", "content": text, "refusal": None, "annotations": []},
-        "logprobs": None,
-        "finish_reason": reason,
-    }

@@ -7,7 +7,14 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from batchrt.testing.endpoints.answers import Answer, compose_answer, count_text, truncate
+from batchrt.testing.endpoints.answers import (
+    Answer,
+    compose_answer,
+    count_text,
+    custom_answer,
+    text_of,
+    truncate,
+)
 from batchrt.testing.endpoints.replies import MockReply, RejectedError, TokenCharge, bytes_reply
 from batchrt.testing.endpoints.request_body import (
     CREATED,
@@ -94,7 +101,7 @@ class CompletionsEndpoint:
     def text(self, body: Mapping[str, Any], prompt: Embeddable, index: int) -> str:
         """Return the whole text of one choice, before `max_tokens` truncates it."""
         if self._answer is not None:
-            return self._answer({**body, "prompt": prompt})
+            return text_of(custom_answer(self._answer, {**body, "prompt": prompt}))
         content = prompt if isinstance(prompt, str) else ",".join(map(str, prompt))
         role = "prompt" if isinstance(prompt, str) else "tokens"
         return compose_answer(self._seed, [{"role": role, "content": content}], None, index)

@@ -127,22 +127,42 @@ class Streaming:
     def _deltas(self, choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield one choice in chunks; a completion's have no delta."""
         message = choice.get("message")
-        text = choice["text"] if message is None else message["content"]
         common = {"index": choice["index"], "logprobs": None}
-        ends = {**common, "finish_reason": choice["finish_reason"]}
+        ends = {**common, "logprobs": choice["logprobs"], "finish_reason": choice["finish_reason"]}
         goes_on = {**common, "finish_reason": None}
-        pieces = [text[start : start + self.chunk_size] for start in range(0, len(text), self.chunk_size)]
         if message is None:
-            yield from ({"text": piece, **goes_on} for piece in pieces)
+            yield from ({"text": piece, **goes_on} for piece in self._pieces(choice["text"]))
             yield {"text": "", **ends}
             return
-        yield {"delta": {"role": "assistant", "content": "", "refusal": None}, **goes_on}
-        for piece in pieces:
+        content = None if message["content"] is None else ""
+        yield {"delta": {"role": "assistant", "content": content, "refusal": None}, **goes_on}
+        for delta in self._deltas_of(message):
             if "empty_deltas" in self.forms:
                 yield {"delta": {}, **goes_on}
                 yield {"delta": {"role": None, "content": None}, **goes_on}
-            yield {"delta": {"content": piece}, **goes_on}
+            yield {"delta": delta, **goes_on}
         yield {"delta": {}, **ends}
+
+    def _deltas_of(self, message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the members of a message in pieces, in the order in which models write them."""
+        for name in ("reasoning_content", "content", "refusal"):
+            value = message.get(name)
+            if isinstance(value, str):
+                yield from ({name: piece} for piece in self._pieces(value))
+            elif value:  # content in parts
+                yield {name: value}
+        for index, call in enumerate(message.get("tool_calls", ())):
+            function = call.get("function")
+            if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+                yield {"tool_calls": [{"index": index, **call}]}
+                continue
+            begin = {"index": index, **call, "function": {**function, "arguments": ""}}
+            yield {"tool_calls": [begin]}
+            for piece in self._pieces(function["arguments"]):
+                yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+
+    def _pieces(self, text: str) -> list[str]:
+        return [text[start : start + self.chunk_size] for start in range(0, len(text), self.chunk_size)]
 
     def _encoded(self, objects: list[dict[str, Any]]) -> list[bytes]:
         """Return the events as bytes."""

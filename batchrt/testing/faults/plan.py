@@ -28,6 +28,9 @@ class Fault(Enum):
     cannot meet such a fault, as a chat or a list of one that is to be shuffled, is answered correctly, and
     the log does not count the fault. The same holds for those `of_streams`. A streamed answer meets a broken
     connection, broken JSON or an error within a success in its middle.
+
+    `BAD_PARAMETER` blames an option, which all inputs of a list have in common: it is the error of each. For
+    a 400 that blames one input, give the provider `reject`.
     """
 
     # 429, one for each form of Retry-After in PROVIDERS.md.

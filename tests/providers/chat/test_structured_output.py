@@ -99,7 +99,7 @@ async def test_structured_output_strips_code_fences(text: str) -> None:
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (lambda: Model("Bonn, I think"), "does not fit the schema: it: Invalid JSON"),
+        (lambda: Model("Bonn, I think"), "^the answer does not fit the schema: Invalid JSON: expected value"),
         (lambda: Model('{"name": 5, "people": -1}'), "name: .*string; people: .*greater"),
         (lambda: Model('{"name": "B'), "Invalid JSON"),
         (lambda: Model('{"name": "B', "length"), "cut off at the token limit"),
@@ -396,6 +396,36 @@ async def test_structured_output_by_function_calling_reads_an_answer_in_text() -
         await chain.ainvoke("x")
     assert len(model.asked) == 2
     assert model.asked[1]["messages"][1] == {"role": "assistant", "content": '{"name": 5'}
+
+
+OTHER = {**CALL, "function": {"name": "Person", "arguments": GOOD}}
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+async def test_structured_output_call_of_another_tool_is_no_answer(method: Any) -> None:
+    """Also if its arguments fit; the model is asked again, and the error names the tool that it called."""
+    model = Model(None, finish_reason="tool_calls", tool_calls=[OTHER])
+    chain = model.chat.with_structured_output(Place, method=method)
+    with pytest.raises(OutputParserError, match="the model called 'Person', and not 'Place'"):
+        await chain.ainvoke("where?")
+    said = "The model called 'Person', and not 'Place'. Answer again: "
+    assert model.asked[1]["messages"][1]["content"].startswith(said)
+    both = Model(None, tool_calls=[OTHER, CALL])
+    assert await both.chat.with_structured_output(Place, method=method).ainvoke("where?") == BONN
+
+
+async def test_structured_output_call_counts_before_a_text_beside_it() -> None:
+    """Models think aloud before they call; in the other methods the text is the answer."""
+    model = Model("I note down the place.", tool_calls=[CALL])
+    chain = model.chat.with_structured_output(Place, method="function_calling")
+    assert await chain.ainvoke("where?") == BONN
+    assert len(model.asked) == 1
+    model = Model(GOOD, tool_calls=[OTHER])
+    assert await model.chat.with_structured_output(Place).ainvoke("where?") == BONN
+    assert await model.chat.with_structured_output(Place, method="function_calling").ainvoke("x") == BONN
+    model = Model("I note down the person.", tool_calls=[OTHER])
+    with pytest.raises(OutputParserError, match="the model called 'Person'"):
+        await model.chat.with_structured_output(Place, method="function_calling").ainvoke("x")
 
 
 async def test_structured_output_by_function_calling_leaves_strict_mode_that_is_refused() -> None:

@@ -133,6 +133,15 @@ async def test_embedding_requests_an_error_that_is_no_texts_fault_is_not_split(
     assert sent == [30]
 
 
+async def test_embedding_requests_an_injected_400_is_the_texts_or_the_options_fault() -> None:
+    """A list that is too long is halved; an option that is refused is refused for each text, once."""
+    for fault, requests, errors in ((Fault.CONTEXT_LENGTH, 3, 0), (Fault.BAD_PARAMETER, 1, 100)):
+        provider = mock(faults=FaultPlan(script=[fault]))
+        got: list[Any] = await model(provider).abatch(words(100), return_exceptions=True)
+        assert sum(isinstance(one, BadRequestError) for one in got) == errors
+        assert provider.log.snapshot().requests == requests
+
+
 @pytest.mark.parametrize(
     "response", [refusal("broken", 500), refusal("no"), httpx.Response(200, text="<html>")]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traceback import TracebackException
 from typing import Any
 
 import httpx
@@ -75,6 +76,55 @@ async def test_client_sends_user_and_password_as_basic_authentication() -> None:
     assert request.headers["authorization"] == "Basic dXNlcjpwYXNz"
     request = await sent_by(base_url="http://user:pass@host/v1", api_key=KEY)
     assert request.headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("key", "mistake"),
+    [
+        (
+            "sk-secret\nsk-other",
+            "has a line break as its character 10; it must be the key alone",
+        ),
+        ("sk-secret\r\nx", "has a line break as its character 10;"),
+        ("sk-\tsecret", "has a tab as its character 4;"),
+        ("\x1b[31msk-secret", "has a control character as its character 1;"),
+        ("sk-secret\u2019", "has no ASCII character as its character 10;"),
+        ("Bearer sk-secret", "begins with Bearer, which is added to it; leave that out"),
+    ],
+)
+def test_client_key_that_cannot_be_one_is_named_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, key: str, mistake: str
+) -> None:
+    """The error has the parameter or the variable that it comes from, and the place of the character."""
+    with pytest.raises(ValueError, match=r"^api_key ") as given:
+        ChatOpenAI("m", api_key=key, base_url="http://host/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", f" {key}\n")
+    with pytest.raises(ValueError, match=r"^OPENAI_API_KEY ") as found:
+        ChatOpenAI("m")
+    for caught in (given, found):
+        assert mistake in str(caught.value)
+        assert caught.tb.tb_next is not None
+        frames = TracebackException(caught.type, caught.value, caught.tb.tb_next, capture_locals=True)
+        assert "secret" not in "".join(
+            line for frame in frames.stack for line in (frame.locals or {}).values()
+        )
+    ChatOpenAI("m", extra_headers={"Authorization": "Token t"})  # replaces the key
+
+
+def test_client_key_with_a_space_is_for_local_servers_alone() -> None:
+    """They are given words such as `not needed`; OpenAI's keys have none."""
+    ChatOpenAI("m", api_key="not needed", base_url="http://host/v1")
+    with pytest.raises(ValueError, match="api_key has a space as its character 7"):
+        ChatOpenAI("m", api_key="sk-one sk-two")
+
+
+def test_client_address_of_the_environment_is_named_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a parameter where that is wrong."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "localhost:8000")
+    with pytest.raises(ValueError, match=r"^OPENAI_BASE_URL must be a URL"):
+        ChatOpenAI("m")
+    with pytest.raises(ValueError, match=r"^base_url must be a URL"):
+        ChatOpenAI("m", base_url="x")
 
 
 def test_client_needs_a_key_for_openai_alone() -> None:

@@ -1,0 +1,192 @@
+"""A carrier for the processes of one host: the coordinator's state is in an SQLite file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import anyio
+import anyio.to_thread
+
+from batchrt.limits.shared.carrier import CarrierAwayError
+from batchrt.limits.shared.coordinator import handle
+from batchrt.limits.shared.lease_messages import LeaseReply, LeaseRequest
+from batchrt.limits.shared.stored_ledger import load_ledger, load_record, text_of
+
+__all__ = ["SQLiteCarrier"]
+
+_LOCKED_SECONDS: Final = 1.0
+"""Seconds for which a message waits for other processes' transactions, which take a millisecond each."""
+_APPLICATION: Final = 0x62727471  # "brtq"
+_FORMAT: Final = 1
+_SCHEMA: Final = (
+    "CREATE TABLE IF NOT EXISTS ledger (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE IF NOT EXISTS worker (key TEXT, worker TEXT, expires REAL NOT NULL, state TEXT NOT NULL,
+    PRIMARY KEY (key, worker)) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS expiring ON worker (key, expires)",
+)
+
+
+class SQLiteCarrier:
+    """Exchange lease messages through a file: each exchange is one short write transaction.
+
+    The file is in WAL mode, which takes shared memory, and its clock is the host's monotonic one: it serves
+    the processes of one host, and must not lie on a network file system. It may be removed while no process
+    uses it.
+
+    Args:
+        path: the file; it is made if it does not exist.
+
+    Raises:
+        ValueError: if its folder does not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.name: str = f"the file {path}"
+        self._path = Path(path)
+        if not self._path.absolute().parent.is_dir():
+            raise ValueError(f"shared quota: there is no folder {self._path.parent} for the file {path}")
+        self._inherited: list[sqlite3.Connection | None] = []
+        self._connection: sqlite3.Connection | None = None
+        self._begin_anew()
+
+    @classmethod
+    def of_url(cls, url: str) -> SQLiteCarrier:
+        """Return the carrier for `sqlite:///relative.db` or `sqlite:////absolute.db`.
+
+        Raises:
+            ValueError: for another address, or if the file's folder does not exist.
+        """
+        parts = urlsplit(url)
+        path = unquote(parts.path)[1:]
+        if parts.netloc or not path:
+            raise ValueError(f"shared must name a file as in 'sqlite:///path.db', not {url!r}")
+        return cls(path)
+
+    def __reduce__(self) -> tuple[type[SQLiteCarrier], tuple[Path]]:
+        return SQLiteCarrier, (self._path,)
+
+    async def exchange(self, key: str, request: LeaseRequest) -> LeaseReply:
+        """Handle `request` in a transaction, in a worker thread; see `Carrier`."""
+        # The default limiter's threads may all be taken, by work that waits for this quota.
+        limiter = anyio.CapacityLimiter(1)
+        return await anyio.to_thread.run_sync(
+            self._exchange, key, request, abandon_on_cancel=True, limiter=limiter
+        )
+
+    def _begin_anew(self) -> None:
+        """Leave the lock and the connection to the parent process: closing it would drop the file's locks."""
+        self._process = os.getpid()
+        self._inherited.append(self._connection)
+        self._lock = threading.Lock()
+        self._connection = None
+        self._opened: tuple[int, int] | None = None
+
+    def close(self) -> None:
+        """Close the file; another exchange opens it again."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _exchange(self, key: str, request: LeaseRequest) -> LeaseReply:
+        if self._process != os.getpid():
+            self._begin_anew()
+        with self._lock:
+            try:
+                with self._transaction() as connection:
+                    return _handle(connection, key, request)
+            except (sqlite3.Error, OSError) as error:
+                with contextlib.suppress(sqlite3.Error):
+                    self._close()
+                raise CarrierAwayError(str(error)) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._open()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    def _open(self) -> sqlite3.Connection:
+        """Return the connection; a new one if the file was removed or replaced."""
+        if self._connection is not None and self._identity() == self._opened:
+            return self._connection
+        self._close()
+        connection = sqlite3.connect(
+            self._path, timeout=_LOCKED_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._opened = connection, self._identity()
+        weakref.finalize(self, connection.close).atexit = False
+        return connection
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Make the tables, unless another program's are there."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application != _APPLICATION:
+        if application or connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            raise sqlite3.DatabaseError("the file is another program's database; name another one")
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    if connection.execute("PRAGMA user_version").fetchone()[0] == _FORMAT:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in _SCHEMA:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+    connection.execute(f"PRAGMA user_version = {_FORMAT}")
+    connection.execute("COMMIT")
+
+
+def _handle(connection: sqlite3.Connection, key: str, request: LeaseRequest) -> LeaseReply:
+    row = connection.execute("SELECT state FROM ledger WHERE key = ?", (key,)).fetchone()
+    # All processes read one clock, which a restart of the host sets back.
+    ledger, now, is_new = load_ledger(None if row is None else row[0], time.monotonic(), learns=False)
+    if is_new:
+        connection.execute("DELETE FROM worker WHERE key = ?", (key,))
+    own = connection.execute("SELECT state FROM worker WHERE key = ? AND worker = ?", (key, request.worker))
+    row = own.fetchone()
+    record = None if row is None else load_record(row[0])
+    ended = connection.execute(
+        "DELETE FROM worker WHERE key = ? AND expires <= ? AND worker <> ? RETURNING state",
+        (key, ledger.lease_time, request.worker),
+    ).fetchall()
+    expired = [found for (state,) in ended if (found := load_record(state)) is not None]
+    new, reply = handle(ledger, record, expired, request, now)
+    connection.execute("REPLACE INTO ledger VALUES (?, ?)", (key, text_of(ledger)))
+    if new is None:
+        connection.execute("DELETE FROM worker WHERE key = ? AND worker = ?", (key, request.worker))
+    else:
+        connection.execute(
+            "REPLACE INTO worker VALUES (?, ?, ?, ?)", (key, new.worker, new.expires, text_of(new))
+        )
+    return reply
