@@ -434,7 +434,8 @@ class FoundLimits:
         if self.in_flight.limit is not None:
             self._changed("max_in_flight", self.in_flight.limit, None, reason)
             self.in_flight.drop()
-        self.rate.found(explanation.rate, explanation.highest, wave.wait, wave.at, clear=explanation.clear)
+        rate, highest, clear = explanation.rate, explanation.highest, explanation.clear
+        self.rate.found(rate, highest, wave.wait, wave.at, clear=clear, guess=explanation.guess)
         assert self.rate.base is not None
-        rate = None if before is None else 60 * before.rate
-        self._changed("requests_per_minute", rate, 60 * self.rate.base, reason)
+        former = None if before is None else 60 * before.rate
+        self._changed("requests_per_minute", former, 60 * self.rate.base, reason)

@@ -44,6 +44,8 @@ _HALF_LIFE: Final = 40
 """Requests after which an outcome weighs half: a limit that changed is found within some tens of requests."""
 _FEWEST: Final = 2.0
 """The weight of refusals below which nothing is inferred: two may be chance."""
+_FEWEST_LET_IN: Final = 0.5
+"""The weight of requests let in after the first refusal, below which a rate is a guess."""
 _CONVINCING: Final = 0.35
 """The share of the refusals that a limit may leave unexplained."""
 _RATE_PRICE: Final = 1.0
@@ -89,6 +91,7 @@ class Explanation(NamedTuple):
         unexplained: weight of the outcomes that the cause does not predict.
         mixed: most requests that were sent right after the last refused one were accepted.
         clear: the rate is beyond doubt.
+        guess: nothing was let in that would tell a rate.
     """
 
     cause: Cause
@@ -99,6 +102,7 @@ class Explanation(NamedTuple):
     unexplained: float = 0.0
     mixed: bool = False
     clear: bool = False
+    guess: bool = False
 
 
 _NOTHING: Final = Explanation("too little evidence")
@@ -235,7 +239,13 @@ class RefusalLog:
             return Explanation("in flight", limit=limit, refused=refused, unexplained=of_limit)
         clear = refused >= _CLEAR_REFUSALS and of_rate <= _CLEAR * min(refused, let_in)
         return Explanation(
-            "rate", rate=rate, highest=highest, refused=refused, unexplained=of_rate, clear=clear
+            "rate",
+            rate=rate,
+            highest=highest,
+            refused=refused,
+            unexplained=of_rate,
+            clear=clear,
+            guess=let_in < _FEWEST_LET_IN,
         )
 
     def weight(self, now: float) -> float:
