@@ -214,13 +214,8 @@ class RefusalLog:
         refused = sum(weight for _, _, was_refused, weight in events if was_refused)
         limit, of_limit = _likeliest_limit(events)
         if refused < _FEWEST:
-            return Explanation(
-                "too little evidence",
-                limit=limit,
-                refused=refused,
-                unexplained=of_limit,
-                mixed=_is_mixed(events, self.settling),
-            )
+            mixed = _is_mixed(events, self.settling)
+            return _NOTHING._replace(limit=limit, refused=refused, unexplained=of_limit, mixed=mixed)
         rate, highest, of_rate = likeliest_rate(
             after, [rate for rate in known_rates if rate is not None], self._active
         )
@@ -238,15 +233,8 @@ class RefusalLog:
         if rather_limit:
             return Explanation("in flight", limit=limit, refused=refused, unexplained=of_limit)
         clear = refused >= _CLEAR_REFUSALS and of_rate <= _CLEAR * min(refused, let_in)
-        return Explanation(
-            "rate",
-            rate=rate,
-            highest=highest,
-            refused=refused,
-            unexplained=of_rate,
-            clear=clear,
-            guess=let_in < _FEWEST_LET_IN,
-        )
+        found = Explanation("rate", rate=rate, highest=highest, refused=refused, unexplained=of_rate)
+        return found._replace(clear=clear, guess=let_in < _FEWEST_LET_IN)
 
     def weight(self, now: float) -> float:
         """Return the weight of the refusals among the newest requests."""
