@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 __all__ = ["FIRST_LIMIT", "MOST_AT_ONCE", "AdaptiveConcurrency"]
 
-FIRST_LIMIT: Final = 8
+FIRST_LIMIT: Final = 10
 MOST_AT_ONCE: Final = 10_000
 
 _STEADY: Final = 1.2
@@ -61,6 +61,8 @@ class AdaptiveConcurrency:
     Attributes:
         limit: how many requests may be in flight.
         wanted: whether a request has waited for the limit in this round.
+        carried: the most that have been in flight since the limit was lowered last; more are tried one by
+            one.
     """
 
     def __init__(self, changed: Changed) -> None:
@@ -80,6 +82,8 @@ class AdaptiveConcurrency:
         self._carried = 0
         self._sustained = 0
         self._peak = self._peak_before = 0
+        self.carried: int = FIRST_LIMIT
+        self._grew_at = -math.inf
         self._round_seconds = 0.0
         self._climb = 0
         self._trial: _Trial | None = None
@@ -90,9 +94,11 @@ class AdaptiveConcurrency:
         self._skipped = 0
         self._outputs = _Mean()
 
-    def sent(self, in_flight: int) -> None:
+    def sent(self, in_flight: int, now: float) -> None:
         """Record that a request was sent; `in_flight` are under way with it."""
         self._peak = max(self._peak, in_flight)
+        if in_flight > self.carried:
+            self.carried, self._grew_at = in_flight, now
 
     def answered(self, sent_at: float, now: float, tokens: float, held: float = 0.0) -> None:
         """Record an answer of so many tokens to a request that was sent at `sent_at`.
@@ -114,10 +120,13 @@ class AdaptiveConcurrency:
         """Record a 5xx, or no answer: the limit does not grow in such a round."""
         self._troubled = True
 
-    def rejected(self, sent_at: float, now: float, in_flight: int, wait: float) -> bool:
+    def rejected(
+        self, sent_at: float, now: float, in_flight: int, wait: float, *, sure: bool = False
+    ) -> bool:
         """Record a 429, or a 503 that says overloaded; `in_flight` are left, and it asks for `wait` seconds.
 
-        Return whether that so many were in flight may be the reason.
+        With `sure` their number is the reason, so that the doubling need not try again. Return whether their
+        number may be the reason.
         """
         self._troubled = True
         if sent_at < self._cut_at:
@@ -125,7 +134,7 @@ class AdaptiveConcurrency:
             least = math.ceil(self._before_cut * _LEAST_OF_EPISODE)
             self._cut_to(max(least, min(self.limit, in_flight)))
             return self._before_cut >= self._carried * _STILL_TOO_MANY
-        self._on_trial = _TRIAL_ROUNDS if self._doubling and not self._tried else 0
+        self._on_trial = _TRIAL_ROUNDS if self._doubling and not self._tried and not sure else 0
         if self._accused is None:
             self._accused = self.limit, self._doubling
         self._doubling = False
@@ -142,7 +151,9 @@ class AdaptiveConcurrency:
             # As many were no problem before: it may be none again soon.
             self._ceiling = None
             self._hold_until = now + wait
-        self._cut_to(math.floor(self._before_cut * _CUT))
+        # One request more is what was too many, where it was the first beside as many.
+        grew = sent_at >= self._grew_at and self._before_cut >= self.carried
+        self._cut_to(self._before_cut - 1 if grew else math.floor(self._before_cut * _CUT))
         self._sustained = min(self._sustained, self.limit)
         return self._before_cut >= self._carried * _STILL_TOO_MANY
 
@@ -155,6 +166,7 @@ class AdaptiveConcurrency:
             self._set(max(limit, self.limit), "refusals come at any number in flight")
 
     def _cut_to(self, limit: int) -> None:
+        self.carried = min(self.carried, max(1, limit))
         if limit < self.limit:
             self._set(limit, "the provider rejects requests: too many at once")
 

@@ -8,8 +8,9 @@ from typing import TypeAlias
 
 from batchrt.limits.adaptive_concurrency import AdaptiveConcurrency
 from batchrt.limits.events import BY_HAND
-from batchrt.limits.found_limits import Wave
+from batchrt.limits.found_limits import FoundLimits
 from batchrt.limits.permit import Permit
+from batchrt.limits.refusal_wave import Wave
 
 __all__ = ["Changed", "ConcurrencyLimits"]
 
@@ -61,30 +62,34 @@ class ConcurrencyLimits:
     def _auto_changed(self, before: float, after: float, reason: str) -> None:
         self._changed("max_concurrency", before, after, reason)
 
-    def due(self, permit: Permit, in_flight: int, now: float, apart: Callable[[int], float]) -> float:
+    def due(self, permit: Permit, in_flight: int, now: float, found: FoundLimits) -> float:
         """Return when one more request may be in flight: `now`, or infinity when another has to end.
 
         Args:
             permit: the request's.
             in_flight: requests in flight.
             now: the time.
-            apart: returns when the last request below a limit may be sent.
+            found: tells how far apart requests are sent that come close to a limit, or are more than ever.
         """
         for limit in (self.given, self.told):
             if limit is not None and in_flight >= limit:
                 return math.inf
         if not permit.auto or self.auto is None:
             return now
-        best = self.auto.limit
+        best, grows = self.auto.limit, in_flight >= self.auto.carried
         if in_flight >= best:
             self.auto.wanted = True
             return math.inf
-        return max(now, apart(best)) if in_flight == best - 1 else now
+        if not grows and in_flight < best - 1:
+            return now
+        due = max(now, found.paced(best) if grows else found.apart(best))
+        self.auto.wanted = self.auto.wanted or due > now
+        return due
 
     def crowded(self, wave: Wave) -> None:
         """Lower the `"auto"` limit: the number in flight may be the reason of a wave of refusals."""
         if self.auto is not None:
-            self.auto.rejected(wave.sent_at, wave.at, wave.beside, wave.wait)
+            self.auto.rejected(wave.sent_at, wave.at, wave.beside, wave.wait, sure=wave.sure)
 
     def acquit(self) -> None:
         """Undo the cuts of the `"auto"` limit: the number in flight was no reason of the refusals."""

@@ -130,8 +130,9 @@ class SlowStart:
 class ColdStart:
     """Send few requests to an unknown provider, and twice as many every 25 ms from its first reply on.
 
-    A limit shows in a round trip, which takes longest while connections are being made. Two more may be sent
-    for each answer, so that a provider that answers faster than that is not held back.
+    A limit shows in a round trip, which takes longest while connections are being made. An answer makes room
+    for one request beside that: answers come in bursts at first, and twice as many in return would be
+    refused in bursts.
 
     Args:
         first: how many may be sent at once.
@@ -152,7 +153,7 @@ class ColdStart:
     def replied(self, now: float, *, answered: bool) -> None:
         """Record an answer or a refusal."""
         self._began = min(self._began, now)
-        self._allowed += 2 * answered
+        self._allowed += answered
 
     def due(self, now: float) -> float:
         """Return when the next request may be sent, `now` at the earliest."""

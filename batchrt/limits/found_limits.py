@@ -21,16 +21,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from batchrt.limits.in_flight_limit import InFlightLimit
+from batchrt.limits.named_waits import NamedWaits
 from batchrt.limits.rate_estimator import RateEstimator
 from batchrt.limits.refusal_log import ACCEPTED, Explanation, RefusalLog
+from batchrt.limits.refusal_wave import Wave
 
 if TYPE_CHECKING:
     from batchrt.limits.permit import Permit
 
-__all__ = ["FoundLimits", "Wave"]
+__all__ = ["FoundLimits"]
 
 _FIRST_PAUSE: Final = 0.5
 _SHORTEST_PAUSE: Final = 0.02
@@ -102,6 +104,7 @@ class FoundLimits:
         "_settled_at",
         "_surprises",
         "_unsettled",
+        "_waits",
         "_wave",
         "in_flight",
         "latency",
@@ -133,9 +136,10 @@ class FoundLimits:
         self._doubted_share = 0.0
         self._sceptical_until = -math.inf
         self._unsettled = False
+        self._waits = NamedWaits()
         self._granted_at = -math.inf
         self._settled_at = -math.inf
-        self._wave = Wave(0, 0, 0.0, 0.0, 0.0)
+        self._wave = Wave(0, 0, 0.0, 0.0, 0.0, 0.0)
 
     @property
     def is_certain(self) -> bool:
@@ -213,7 +217,15 @@ class FoundLimits:
 
         Not with the others: two at the same moment are refused by a bucket of one as well.
         """
-        return self._granted_at + self.latency / (2 * limit) if self.log.refused else -math.inf
+        return self.paced(limit) if self.log.refused else -math.inf
+
+    def paced(self, limit: int) -> float:
+        """Return when one request more of `limit` may be sent than were ever in flight.
+
+        Growth is spread over half a round trip (pacing, RFC 9002, 7.7), so that a limit shows by a refusal or
+        two instead of by those of all that are sent until the first refusal is known.
+        """
+        return self._granted_at + self.latency / (2 * limit)
 
     # Refusals
 
@@ -247,23 +259,16 @@ class FoundLimits:
         """
         self.log.was_refused(permit, now, wait)
         if parallel:
-            self._crowded(Wave(permit.beside, permit.beside, 0.0, now, permit.sent_at))
+            self._crowded(Wave.of(permit, 0.0, now))
             self._keep_to_limit(
                 max(1, permit.beside), 0.0, now, "the provider says that too many are in flight"
             )
         if parallel or explained:
             return
         if leads or not self._unsettled:
-            self._wave = Wave(permit.beside, permit.beside, wait, now, permit.sent_at)
+            self._wave = Wave.of(permit, wait, now)
         else:
-            wave = self._wave
-            self._wave = Wave(
-                min(wave.beside, permit.beside),
-                max(wave.most, permit.beside),
-                max(wave.wait, wait),
-                now,
-                wave.sent_at,
-            )
+            self._wave = self._wave.joined(permit, wait, now)
         self._unsettled = True
         self._settled_at = now + self.log.settling
 
@@ -271,6 +276,7 @@ class FoundLimits:
         """Find out why the last wave was refused."""
         self._unsettled = False
         wave = self._wave
+        self._waits.learn(wave)
         explanation = self._explain(now)
         cause = explanation.cause
         if cause == "rate":
@@ -282,7 +288,7 @@ class FoundLimits:
         if cause == "in flight" and base is not None and wave.most < base <= explanation.limit:
             self._doubt_limit(now)
         elif cause == "in flight":
-            self._crowded(wave._replace(beside=explanation.limit))
+            self._crowded(wave._replace(beside=explanation.limit, sure=True))
             self._keep_to_limit(explanation.limit, wave.wait, now, "refused beside as many, not beside fewer")
         elif cause == "rate" and self._is_credible(explanation, now):
             if self._lowering_helps(explanation, wave):
@@ -297,11 +303,13 @@ class FoundLimits:
             self._spare(wave, now)
 
     def _explain(self, now: float) -> Explanation:
-        """Explain the refusals by the log, and by the growth that ran into a limit."""
-        if not self.rate.has_grown:
-            return self.log.explain(now, [self.rate.base], self.in_flight.base)
-        overrun = self.rate.overrun
-        explanation = self.log.explain(now, [self.rate.base, overrun], self.in_flight.base)
+        """Explain the refusals by the log, by the waits, and by the growth that ran into a limit."""
+        base, waits, limit = self.rate.base, self._waits, self.in_flight.base
+        overrun = self.rate.overrun if self.rate.has_grown else None
+        rates = [base, overrun, waits.highest_rate]
+        explanation = self.log.explain(now, rates, limit, waits_differ=waits.differ)
+        if overrun is None:
+            return waits.bound(explanation, base)
         if explanation.rate < overrun <= explanation.highest:
             # The log also counts the seconds at a lower pace, in which a full bucket lost its refill.
             return explanation._replace(rate=overrun, highest=overrun)
@@ -426,25 +434,8 @@ class FoundLimits:
         if self.in_flight.limit is not None:
             self._changed("max_in_flight", self.in_flight.limit, None, reason)
             self.in_flight.drop()
-        self.rate.found(explanation.rate, explanation.highest, wave.wait, wave.at, clear=explanation.clear)
+        rate, highest, clear = explanation.rate, explanation.highest, explanation.clear
+        self.rate.found(rate, highest, wave.wait, wave.at, clear=clear, guess=explanation.guess)
         assert self.rate.base is not None
-        rate = None if before is None else 60 * before.rate
-        self._changed("requests_per_minute", rate, 60 * self.rate.base, reason)
-
-
-class Wave(NamedTuple):
-    """The refusals of requests that were sent before the first refusal was known.
-
-    Attributes:
-        beside: the fewest that one of them was sent beside.
-        most: the most that one of them was sent beside.
-        wait: the longest wait that was asked for.
-        at: when the last of them came.
-        sent_at: when the first of them was sent.
-    """
-
-    beside: int
-    most: int
-    wait: float
-    at: float
-    sent_at: float
+        former = None if before is None else 60 * before.rate
+        self._changed("requests_per_minute", former, 60 * self.rate.base, reason)

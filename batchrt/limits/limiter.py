@@ -11,12 +11,13 @@ from batchrt.limits.concurrency_limits import ConcurrencyLimits
 from batchrt.limits.cooldown import longest_quiet
 from batchrt.limits.error_kinds import Failure, FailureKind, reason, shorten
 from batchrt.limits.events import CooledDown, Events, LimitChanged, ProviderDown
-from batchrt.limits.found_limits import FoundLimits, Wave
+from batchrt.limits.found_limits import FoundLimits
 from batchrt.limits.pacing import Pacing
 from batchrt.limits.permit import Permit
 from batchrt.limits.quota_statistics import LimitStatus, Source, limit_statuses
 from batchrt.limits.rate_limits import KnownRateLimits
 from batchrt.limits.refusal_log import UNKNOWN
+from batchrt.limits.refusal_wave import Wave
 from batchrt.limits.token_bucket import Unit
 from batchrt.limits.token_estimator import TokenEstimator
 from batchrt.messages import Usage
@@ -100,7 +101,7 @@ class Limiter:
 
         `now` is at once, infinity when another has to end first. For `wanted` see `TokenBucket.advance`.
         """
-        if (due := self.concurrency.due(permit, self.in_flight, now, self.found.apart)) > now:
+        if (due := self.concurrency.due(permit, self.in_flight, now, self.found)) > now:
             return due
         pacing = self.pacing
         if pacing.cooldown.until > now:
@@ -146,7 +147,7 @@ class Limiter:
             return "cool-down"
         if self.waits_for_provider(permit):
             return "outage"
-        if self.concurrency.due(permit, self.in_flight, now, self.found.apart) > now:
+        if self.concurrency.due(permit, self.in_flight, now, self.found) > now:
             return "max_in_flight" if not permit.auto else "max_concurrency"
         return self.rates.tightest(permit) or self.found.holds(self.in_flight) or "slow start"
 
@@ -187,7 +188,7 @@ class Limiter:
         self.rates.charge(permit, now)
         self.found.granted(now)
         if self.concurrency.auto is not None:
-            self.concurrency.auto.sent(self.in_flight)
+            self.concurrency.auto.sent(self.in_flight, now)
 
     def charge_freely(self, permit: Permit, now: float) -> None:
         """Do as `charge`, and record that the request is sent, while `is_clear`."""
@@ -269,7 +270,8 @@ class Limiter:
         if not failure.refused:
             # It may be an outage, for the retry budget and the circuit breaker to handle.
             if permit.auto:
-                self._crowded(Wave(self.in_flight - 1, self.in_flight - 1, 0.0, now, permit.sent_at))
+                most = self.in_flight - 1
+                self._crowded(Wave(most, most, 0.0, 0.0, now, permit.sent_at))
             return False
         cooldown, found, parallel = self.pacing.cooldown, self.found, permit.parallel
         wait = min(failure.wait, longest_quiet(permit.longest_quiet))

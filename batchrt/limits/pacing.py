@@ -11,8 +11,9 @@ from batchrt.limits.found_limits import FoundLimits
 
 __all__ = ["Pacing"]
 
-_AT_ONCE: Final = 16
-"""Requests that are sent at once to a provider about which nothing is known."""
+_AT_ONCE: Final = 10
+"""Requests that are sent at once to a provider about which nothing is known: the initial window of TCP (RFC
+6928)."""
 _BARE_SHARE: Final = 4
 """A recovery is over when this many times the requests in flight at the refusal may be in flight."""
 _SEVERAL: Final = 4

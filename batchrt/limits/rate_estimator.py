@@ -88,11 +88,21 @@ class RateEstimator:
         """The rate that the last refusal told."""
         return None if self.bucket is None else self._base
 
-    def found(self, rate: float, highest: float, wait: float, now: float, *, clear: bool = False) -> None:
+    def found(
+        self,
+        rate: float,
+        highest: float,
+        wait: float,
+        now: float,
+        *,
+        clear: bool = False,
+        guess: bool = False,
+    ) -> None:
         """Keep to `rate` from the end of the `wait` that a refusal at `now` asked for.
 
         `highest` is the highest rate that explains the refusals as well. Where the evidence is `clear`, the
-        rate may be as low as it likes, whatever was believed before.
+        rate may be as low as it likes, whatever was believed before. A `guess`, where nothing was let in,
+        grows as fast as may be: the refusals may be over at any time.
         """
         if clear:
             self._base = self._peak = 0.0
@@ -103,12 +113,14 @@ class RateEstimator:
             rate = math.sqrt(rate * min(highest, _MOST_AT_ONCE**2 * rate))
         self._base = min(max(rate, self._floor(now), _LEAST), _MOST)
         between = max(_REQUESTS_A_REFUSAL / self._base, _WAITS_A_REFUSAL * wait)
-        if uncertain:
+        if guess:
+            self._scale = _SHORTEST
+        elif uncertain:
             # The next refusal tells more than it costs.
             self._scale = max(_SHORTEST, _UNCERTAIN_WAITS * wait)
         else:
             self._scale = min(max(_GROWTH * between, _SHORTEST), _LONGEST)
-        self._until = now + max(wait, min(_CUSHION / self._base, _LONGEST))
+        self._until = now + max(wait, min(_CUSHION / self._base, _SHORTEST if guess else _LONGEST))
         self._grown, self._ticked = 0.0, now
         if self.bucket is None:
             self.since = now

@@ -44,11 +44,15 @@ _HALF_LIFE: Final = 40
 """Requests after which an outcome weighs half: a limit that changed is found within some tens of requests."""
 _FEWEST: Final = 2.0
 """The weight of refusals below which nothing is inferred: two may be chance."""
+_FEWEST_LET_IN: Final = 0.5
+"""The weight of requests let in after the first refusal, below which a rate is a guess."""
 _CONVINCING: Final = 0.35
 """The share of the refusals that a limit may leave unexplained."""
 _RATE_PRICE: Final = 1.0
 _IN_FLIGHT_PRICE: Final = 0.6
 """The price of a model's parameters, in unexplained outcomes: two refusals always fit some rate."""
+_WAITS_PRICE: Final = 1.0
+"""The further price of a number in flight where the waits differ that refusals of one moment ask for."""
 _SWITCH_PRICE: Final = 1.0
 """The further price of a rate where a number in flight is believed: one refusal beside fewer may be
 chance."""
@@ -87,6 +91,7 @@ class Explanation(NamedTuple):
         unexplained: weight of the outcomes that the cause does not predict.
         mixed: most requests that were sent right after the last refused one were accepted.
         clear: the rate is beyond doubt.
+        guess: nothing was let in that would tell a rate.
     """
 
     cause: Cause
@@ -97,6 +102,7 @@ class Explanation(NamedTuple):
     unexplained: float = 0.0
     mixed: bool = False
     clear: bool = False
+    guess: bool = False
 
 
 _NOTHING: Final = Explanation("too little evidence")
@@ -184,7 +190,12 @@ class RefusalLog:
         return max(end - start - quiet, _LEAST_ACTIVE * (end - start))
 
     def explain(
-        self, now: float, known_rates: Sequence[float | None] = (), known_limit: int | None = None
+        self,
+        now: float,
+        known_rates: Sequence[float | None] = (),
+        known_limit: int | None = None,
+        *,
+        waits_differ: bool = False,
     ) -> Explanation:
         """Return the likeliest cause of the refusals among the newest requests.
 
@@ -193,6 +204,7 @@ class RefusalLog:
             known_rates: rates that are believed already, tried among others.
             known_limit: a number in flight that is believed already; giving it up for a rate takes more
                 evidence than finding the rate.
+            waits_differ: refusals of one moment ask for different waits, as a bucket's do.
         """
         events = self._events(now)
         first = next((place for place, event in enumerate(events) if event[2]), None)
@@ -202,17 +214,13 @@ class RefusalLog:
         refused = sum(weight for _, _, was_refused, weight in events if was_refused)
         limit, of_limit = _likeliest_limit(events)
         if refused < _FEWEST:
-            return Explanation(
-                "too little evidence",
-                limit=limit,
-                refused=refused,
-                unexplained=of_limit,
-                mixed=_is_mixed(events, self.settling),
-            )
+            mixed = _is_mixed(events, self.settling)
+            return _NOTHING._replace(limit=limit, refused=refused, unexplained=of_limit, mixed=mixed)
         rate, highest, of_rate = likeliest_rate(
             after, [rate for rate in known_rates if rate is not None], self._active
         )
         by_limit, by_rate = of_limit + _IN_FLIGHT_PRICE, of_rate + _RATE_PRICE
+        by_limit += _WAITS_PRICE * waits_differ
         rather_limit = by_limit <= by_rate + (0.0 if known_limit is None else _SWITCH_PRICE)
         # "All are let in" leaves the refused unexplained, "all are refused" the rest: a limit has to do
         # better than both.
@@ -225,9 +233,8 @@ class RefusalLog:
         if rather_limit:
             return Explanation("in flight", limit=limit, refused=refused, unexplained=of_limit)
         clear = refused >= _CLEAR_REFUSALS and of_rate <= _CLEAR * min(refused, let_in)
-        return Explanation(
-            "rate", rate=rate, highest=highest, refused=refused, unexplained=of_rate, clear=clear
-        )
+        found = Explanation("rate", rate=rate, highest=highest, refused=refused, unexplained=of_rate)
+        return found._replace(clear=clear, guess=let_in < _FEWEST_LET_IN)
 
     def weight(self, now: float) -> float:
         """Return the weight of the refusals among the newest requests."""

@@ -99,7 +99,12 @@ class ScriptedLog(RefusalLog):
         self.accepts = (1.0, 0.0)
 
     def explain(
-        self, now: float, known_rates: Sequence[float | None] = (), known_limit: int | None = None
+        self,
+        now: float,
+        known_rates: Sequence[float | None] = (),
+        known_limit: int | None = None,
+        *,
+        waits_differ: bool = False,
     ) -> Explanation:
         return self.cause
 

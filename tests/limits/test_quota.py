@@ -307,11 +307,11 @@ def test_quota_admits_waiting_requests_when_a_limit_is_lifted(backend: str, limi
 
 
 @pytest.mark.parametrize(
-    ("end", "more"), [("cancelled", 0), ("no connection", 0), ("answered", 2), ("bad request", 2)]
+    ("end", "more"), [("cancelled", 0), ("no connection", 0), ("answered", 1), ("bad request", 1)]
 )
 @on_both
 def test_quota_slow_start_is_sped_up_by_answers_alone(backend: str, end: str, more: int) -> None:
-    """By two requests for each; a request that is given up says nothing about the provider."""
+    """By one request for each; a request that is given up says nothing about the provider."""
 
     async def main() -> None:
         counter = Counter(Quota(retry_budget=None))
@@ -333,7 +333,7 @@ def test_quota_slow_start_is_sped_up_by_answers_alone(backend: str, end: str, mo
 
 @on_both
 def test_quota_slow_start_does_not_flood_a_provider_before_its_first_answer(backend: str) -> None:
-    """Some at once, and ever more from the first reply on, two for each answer; later there is no bound."""
+    """Some at once, and ever more from the first reply on; later there is no bound."""
 
     async def main() -> None:
         silent = Counter(Quota())

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchrt import (
@@ -191,6 +191,48 @@ def test_quota_sends_something_every_two_minutes_whatever_is_refused(
         )
         gaps = [after - before for before, after in itertools.pairwise(counter.times)]
         assert max(gaps, default=0) <= 121
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=15)
+@given(
+    refused=st.lists(st.one_of(st.just(True), st.booleans()), min_size=10, max_size=60),
+    gap=st.sampled_from([0.0, 0.01, 0.1, 0.5]),
+    latency=st.sampled_from([0.0, 0.05, 0.5]),
+    wait=st.sampled_from([None, 0.05, 0.3, 2.0]),
+)
+@example(refused=[True] * 51, gap=0.0, latency=0.05, wait=0.3)
+@example(refused=[True] * 18, gap=0.01, latency=0.0, wait=2.0)
+@example(refused=[True] * 58, gap=0.1, latency=0.5, wait=None)
+@example(refused=[True, True, True, False] * 15, gap=0.0, latency=0.5, wait=2.0)
+def test_quota_is_at_full_pace_a_minute_after_refusals_end(
+    backend: str, refused: list[bool], gap: float, latency: float, wait: float | None
+) -> None:
+    """Refusals of any kind, also of everything that was sent: what was inferred from them is left behind."""
+
+    async def main() -> None:
+        counter = Counter(Quota())
+        error = RateLimitError("x", status=429, retry_after=wait)
+        plans = [
+            Plan(number * gap, 0, latency, None, error if each else None, again=False, patience=0.0)
+            for number, each in enumerate(refused)
+        ]
+        await carry_out(counter, plans)
+        began = counter.now()
+        counter.sent.clear()
+
+        async def send() -> None:
+            for _ in range(30):
+                await counter.send(seconds=0.1)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(send)
+        assert counter.times[-1] - began <= 60
+        last = counter.times[-200:]
+        assert last[-1] - last[0] <= 4, "twenty in flight would take a second"
 
     virtually(backend, main)
 

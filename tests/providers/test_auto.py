@@ -8,8 +8,9 @@ import anyio
 import pytest
 
 from batchrt import LimitChanged, Quota, RunnableLambda
+from batchrt.limits.adaptive_concurrency import FIRST_LIMIT
 from batchrt.limits.events import QuotaEvent
-from batchrt.testing import MockProvider, Outage, Queueing
+from batchrt.testing import MockProvider, Outage, Queueing, RateLimits
 from tests.limits.quotas import is_idle, virtually
 from tests.providers.mocked import LATENCY, Simulated, chat, simulate
 from tests.runtime.harness import Watch
@@ -47,6 +48,17 @@ def test_auto_keeps_a_server_that_rejects_busy(seed: int, status: Any, wait: Any
     assert simulated.verdict.refused <= 0.06 * simulated.verdict.sent
 
 
+def test_auto_finds_a_limit_by_a_refusal_or_two() -> None:
+    """Growth is paced, so that the first request beside too many tells how many are not."""
+    limits = RateLimits(max_parallel_requests=64, style="nginx")
+    made = MockProvider(latency=1.0, refusal_latency=0.005, rate_limits=limits)
+    simulated = simulate(made, 600, cap="auto")
+    assert not simulated.errors
+    assert simulated.verdict.rejected <= 10
+    assert 60 <= found(simulated) <= 64
+    assert simulated.seconds <= 1.3 * 600 / 64
+
+
 def test_auto_announces_every_change_with_a_reason() -> None:
     """Each begins where the one before ended, and statistics show the last one."""
 
@@ -58,7 +70,7 @@ def test_auto_announces_every_change_with_a_reason() -> None:
             await model.abatch([f"{number}" for number in range(400)], AUTO)
         changes = [event for event in events if isinstance(event, LimitChanged)]
         assert changes
-        last = 8.0
+        last = float(FIRST_LIMIT)
         for change in changes:
             assert change.name == "max_concurrency"
             assert change.before == last

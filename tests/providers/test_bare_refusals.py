@@ -67,6 +67,39 @@ def test_bare_refusals_are_few_where_requests_arrive_in_another_order(
     assert verdict.slowness <= 1.3
 
 
+@pytest.mark.parametrize("cap", [8, 50, None, "auto"])
+@pytest.mark.parametrize(
+    ("limits", "latency", "items", "refused", "used"),
+    [
+        ({"requests_per_minute": 300, "burst_seconds": 1, "style": "nginx"}, 1.0, 100, 0.08, 0.95),
+        (
+            {
+                "requests_per_minute": 3000,
+                "burst_seconds": 1.2,
+                "headers": "none",
+                "waits": ("retry-after-ms",),
+            },
+            0.1,
+            1000,
+            0.02,
+            0.97,
+        ),
+    ],
+    ids=["slow", "blind"],
+)
+def test_bare_refusals_are_few_while_a_rate_is_found(
+    limits: dict[str, Any], latency: float, items: int, refused: float, used: float, cap: Any
+) -> None:
+    """By a cold start with ten requests, growth that is paced, and waits that bound the rate."""
+    provider = MockProvider(latency=latency, refusal_latency=0.005, rate_limits=RateLimits(**limits))
+    simulated = simulate(provider, items, cap=cap)
+    verdict = provider.verdict(grace=0.006)
+    assert (verdict.lost, simulated.errors) == (0, [])
+    assert verdict.refused_share <= refused
+    assert verdict.used is not None
+    assert verdict.used >= used
+
+
 def test_bare_refusals_show_in_outcomes_and_statistics() -> None:
     """By its name, and for how long; the limit that was found is among the statistics, with its reason."""
     provider = MockProvider(
