@@ -182,9 +182,10 @@ async def _aiometer_chat(target: ChatTarget) -> AsyncIterator[Ask]:
 
         async def ask(inputs: Sequence[dict[str, str]]) -> Sequence[Any]:
             calls = [partial(one, row) for row in inputs]
-            return await aiometer.run_all(
+            answers: Sequence[Any] = await aiometer.run_all(
                 calls, max_at_once=target.in_flight, max_per_second=target.per_second
             )
+            return answers
 
         yield ask
 

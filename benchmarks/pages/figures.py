@@ -66,7 +66,8 @@ def ratio(row: Row, reference: Row, key: str) -> float | None:
     mine, other = row["figures"].get(key), reference["figures"].get(key)
     if not mine or not other:
         return None
-    return median(a / b for a, b in zip(mine, other, strict=False) if b)
+    ratios = [float(a / b) for a, b in zip(mine, other, strict=False) if b]
+    return float(median(ratios))
 
 
 def best_rows(rows: Sequence[Row], key: str, best: str) -> list[Row]:

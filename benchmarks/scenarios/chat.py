@@ -62,7 +62,8 @@ CHAT = Scenario(
 
 def work(settings: Mapping[str, Any]) -> dict[str, float]:
     """Measure one contender once; see `isolation.run_worker`."""
-    return run_on(settings["loop"], _measure(settings))
+    figures: dict[str, float] = run_on(settings["loop"], _measure(settings))
+    return figures
 
 
 def run_on(loop: str, main: Any) -> Any:
@@ -101,5 +102,5 @@ def count_wrong(answers: Sequence[Any], questions: Sequence[str]) -> int:
 
     provider = MockProvider(seed=SEED)
     pairs = zip(answers, questions, strict=False)
-    right = sum(answer == provider.answer_to(asked) for answer, asked in pairs)
+    right = sum(bool(answer == provider.answer_to(asked)) for answer, asked in pairs)
     return max(len(answers), len(questions)) - right
