@@ -16,6 +16,7 @@ from benchmarks.harness.isolation import WorkerError, environment, run_python
 
 def test_isolation_copies_the_package_once_for_all_threads() -> None:
     """Runs that start side by side share a copy, which exists for as long as the process."""
+    isolation._copy_of_the_package().cleanup()
     isolation._copy_of_the_package.cache_clear()
     together = Barrier(8)
 

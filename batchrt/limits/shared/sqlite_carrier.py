@@ -151,20 +151,31 @@ class SQLiteCarrier:
 
 def _prepare(connection: sqlite3.Connection) -> None:
     """Make the tables, unless another program's are there."""
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    if application != _APPLICATION:
-        if application or connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            raise sqlite3.DatabaseError("the file is another program's database; name another one")
+    if connection.execute("PRAGMA user_version").fetchone()[0] != _FORMAT or not _is_ours(connection):
+        connection.execute("BEGIN IMMEDIATE")  # of connections that find no tables, one makes them
+        try:
+            _make_tables(connection)
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    if connection.execute("PRAGMA user_version").fetchone()[0] == _FORMAT:
-        return
-    connection.execute("BEGIN IMMEDIATE")
+
+
+def _is_ours(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION)
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+    if not is_empty and not _is_ours(connection):
+        raise sqlite3.DatabaseError("the file is another program's database; name another one")
     for statement in _SCHEMA:
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {_APPLICATION}")
     connection.execute(f"PRAGMA user_version = {_FORMAT}")
-    connection.execute("COMMIT")
 
 
 def _handle(connection: sqlite3.Connection, key: str, request: LeaseRequest) -> LeaseReply:
