@@ -144,7 +144,7 @@ class SharedLimiter(Limiter):
         super().__init__(burst_seconds, events)
         self.leases: Leases = Leases(burst_seconds)
         self._leased = _LeasedRateLimits(burst_seconds, self)
-        self.rates = self._leased
+        self.rates: KnownRateLimits = self._leased
 
     def due(self, permit: Permit, now: float, *, wanted: bool) -> float:
         """Return when a request may be sent; see `Limiter`. Infinity if a message has to come first."""
