@@ -101,8 +101,8 @@ class RateEstimator:
         """Keep to `rate` from the end of the `wait` that a refusal at `now` asked for.
 
         `highest` is the highest rate that explains the refusals as well. Where the evidence is `clear`, the
-        rate may be as low as it likes, whatever was believed before. A `guess`, where nothing was let in,
-        grows as fast as may be: the refusals may be over at any time.
+        rate may be as low as it likes, whatever was believed before. A `guess`, where hardly anything was let
+        in, grows as fast as may be, as does the lowest rate: the refusals may be over at any time.
         """
         if clear:
             self._base = self._peak = 0.0
@@ -112,6 +112,7 @@ class RateEstimator:
         if uncertain and (wait <= 0 or rate * wait > _SEVERAL):
             rate = math.sqrt(rate * min(highest, _MOST_AT_ONCE**2 * rate))
         self._base = min(max(rate, self._floor(now), _LEAST), _MOST)
+        guess = guess or self._base <= _LEAST
         between = max(_REQUESTS_A_REFUSAL / self._base, _WAITS_A_REFUSAL * wait)
         if guess:
             self._scale = _SHORTEST

@@ -203,16 +203,46 @@ def test_quota_sends_something_every_two_minutes_whatever_is_refused(
     latency=st.sampled_from([0.0, 0.05, 0.5]),
     wait=st.sampled_from([None, 0.05, 0.3, 2.0]),
 )
-@example(refused=[True] * 51, gap=0.0, latency=0.05, wait=0.3)
-@example(refused=[True] * 18, gap=0.01, latency=0.0, wait=2.0)
-@example(refused=[True] * 58, gap=0.1, latency=0.5, wait=None)
+@example(refused=[True] * 23 + [False, True, True], gap=0.01, latency=0.0, wait=None)
 @example(refused=[True, True, True, False] * 15, gap=0.0, latency=0.5, wait=2.0)
-def test_quota_is_at_full_pace_a_minute_after_refusals_end(
+def test_quota_leaves_what_refusals_told_behind_within_minutes(
     backend: str, refused: list[bool], gap: float, latency: float, wait: float | None
 ) -> None:
-    """Refusals of any kind, also of everything that was sent: what was inferred from them is left behind."""
+    """Refusals of any kind, also of everything that was sent: a rate that they told grows out of the way.
 
-    async def main() -> None:
+    The lowest rate, of one request a minute, is doubled in a minute at first, and then ever faster.
+    """
+    seconds, last = time_after(backend, refused, gap, latency, wait)
+    assert seconds <= 480
+    assert last <= 45
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=15)
+@given(
+    number=st.integers(10, 60),
+    gap=st.sampled_from([0.0, 0.01, 0.1, 0.5]),
+    latency=st.sampled_from([0.0, 0.05, 0.5]),
+    wait=st.sampled_from([None, 0.05, 0.3, 2.0]),
+)
+@example(number=51, gap=0.0, latency=0.05, wait=0.3)
+@example(number=18, gap=0.01, latency=0.0, wait=2.0)
+@example(number=58, gap=0.1, latency=0.5, wait=None)
+def test_quota_is_at_full_pace_a_minute_after_all_was_refused(
+    backend: str, number: int, gap: float, latency: float, wait: float | None
+) -> None:
+    """Where nothing was let in, nothing was told."""
+    seconds, last = time_after(backend, [True] * number, gap, latency, wait)
+    assert seconds <= 60
+    assert last <= 4, "twenty in flight would take a second"
+
+
+def time_after(
+    backend: str, refused: list[bool], gap: float, latency: float, wait: float | None
+) -> tuple[float, float]:
+    """Return how long 600 requests take after some that were `refused` or not, and the last 200 of them."""
+
+    async def main() -> tuple[float, float]:
         counter = Counter(Quota())
         error = RateLimitError("x", status=429, retry_after=wait)
         plans = [
@@ -230,11 +260,10 @@ def test_quota_is_at_full_pace_a_minute_after_refusals_end(
         async with anyio.create_task_group() as group:
             for _ in range(20):
                 group.start_soon(send)
-        assert counter.times[-1] - began <= 60
-        last = counter.times[-200:]
-        assert last[-1] - last[0] <= 4, "twenty in flight would take a second"
+        times = counter.times
+        return times[-1] - began, times[-1] - times[-200]
 
-    virtually(backend, main)
+    return virtually(backend, main)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
