@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,11 @@ settings.register_profile(
 )
 settings.register_profile("long", settings.get_profile("default"), max_examples=3000)
 settings.load_profile("default")
+
+# A shell's background job has SIGINT ignored, and one of nohup's SIGHUP: the tests of signals would hang.
+for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, default)
 
 BACKENDS = [
     pytest.param(("asyncio", {"debug": True}), id="asyncio"),
