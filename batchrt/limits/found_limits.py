@@ -67,6 +67,10 @@ _MOST_SCEPTICAL: Final = 120.0
 """Seconds for which no rate is inferred after one turned out to be none, doubling from time to time; more
 than twice the refusals end it."""
 _MANY: Final = 2.0
+_FEW_KEPT: Final = 8
+_SAME: Final = 0.9
+"""Requests at a rate, before which a refusal that tells the same rate or more is a surprise: at a true rate
+there are far more between two."""
 
 Changed = Callable[[str, "float | None", "float | None", str], object]
 Crowded: TypeAlias = "Callable[[Wave], object]"
@@ -95,6 +99,7 @@ class FoundLimits:
         "_doubt",
         "_doubted_share",
         "_granted_at",
+        "_kept",
         "_open",
         "_patience",
         "_pause_until",
@@ -129,7 +134,7 @@ class FoundLimits:
         self._crowded = crowded
         self._acquit = acquit
         self._reopen = reopen
-        self._open = self._refused_in_a_row = self._surprises = 0
+        self._open = self._refused_in_a_row = self._surprises = self._kept = 0
         self._pause_until = -math.inf
         self._patience = _SURPRISES
         self._doubt = _SCEPTICAL
@@ -153,6 +158,7 @@ class FoundLimits:
         self._granted_at = now
         if self.rate.bucket is not None:
             self.rate.bucket.charge(1.0)
+            self._kept += 1
 
     def withdrawn(self) -> None:
         """Record that a request that might have been sent was not."""
@@ -332,14 +338,15 @@ class FoundLimits:
     def _lowering_helps(self, explanation: Explanation, wave: Wave) -> bool:
         """Whether a lower rate may bring the refusals down: not where it did not, time and again."""
         base, grown = self.rate.base, self.rate.rate
-        if base is None or grown is None or explanation.clear or self.rate.probed(wave.at):
-            self._surprises = 0
-            return True
-        if grown > explanation.highest >= base:
-            # Growing ran into the limit that the base told: a small bucket has no cushion.
-            self._surprises = 0
-            return True
-        self._surprises += 1
+        kept, self._kept = self._kept, 0
+        if base is None or grown is None or self.rate.probed(wave.at):
+            expected = True
+        elif kept < _FEW_KEPT and explanation.rate >= _SAME * base:
+            expected = False  # refused again after a few requests, at a rate that is no lower than it was
+        else:
+            # Growing may have run into the limit that the base told: a small bucket has no cushion.
+            expected = explanation.clear or grown > explanation.highest >= base
+        self._surprises = 0 if expected else self._surprises + 1
         return self._surprises < self._patience
 
     def _is_credible(self, explanation: Explanation, now: float) -> bool:

@@ -44,7 +44,7 @@ _HALF_LIFE: Final = 40
 """Requests after which an outcome weighs half: a limit that changed is found within some tens of requests."""
 _FEWEST: Final = 2.0
 """The weight of refusals below which nothing is inferred: two may be chance."""
-_FEWEST_LET_IN: Final = 3.0
+_FEWEST_LET_IN: Final = 1.5
 """The weight of requests let in after the first refusal, below which a rate is a guess."""
 _CONVINCING: Final = 0.35
 """The share of the refusals that a limit may leave unexplained."""

@@ -130,6 +130,7 @@ def scripted(cause: Explanation, between: float | None = None) -> tuple[Client, 
 
 RATE = Explanation("rate", rate=10.0, highest=10.0, refused=4.0)
 CLEAR = RATE._replace(clear=True)
+LOWER = CLEAR._replace(rate=8.0, highest=8.0)
 CHANCE = Explanation("too little evidence", refused=1.0)
 
 
@@ -164,7 +165,7 @@ def test_found_limits_count_clear_and_probed_refusals_as_no_surprise() -> None:
     """A refusal that growth explains ends the row of those that nothing explains."""
     client, log = scripted(CLEAR)
     client.wave(True)
-    for explanation in (RATE, RATE, CLEAR, RATE, RATE):
+    for explanation in (RATE, RATE, LOWER, RATE, RATE):
         log.cause = explanation
         client.wave(True)
         assert client.found.rate.bucket is not None
@@ -177,6 +178,20 @@ def test_found_limits_count_clear_and_probed_refusals_as_no_surprise() -> None:
     assert client.found.rate.bucket is not None
     client.wave(True)
     assert client.found.rate.bucket is None
+
+
+@pytest.mark.parametrize(("kept", "believed"), [(2, False), (20, True)])
+def test_found_limits_give_a_rate_up_that_is_told_again_after_a_few_requests(
+    kept: int, believed: bool
+) -> None:
+    """Also beyond doubt: each refusal at random, after which growth starts anew, fits the rate then."""
+    client, _ = scripted(CLEAR)
+    client.wave(True)
+    for _ in range(3):
+        for _ in range(kept):
+            client.found.granted(client.now)
+        client.wave(True)
+    assert (client.found.rate.bucket is not None) is believed
 
 
 def test_found_limits_doubt_a_rate_for_a_while_after_one_was_given_up() -> None:

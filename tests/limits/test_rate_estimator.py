@@ -134,16 +134,17 @@ def test_rate_estimator_keeps_to_numbers(events: list[tuple[float, float, float,
 
 
 def test_rate_estimator_leaves_a_guess_behind_in_seconds() -> None:
-    """Where nothing was let in, the refusals may be over at any time; a rate that was found stays."""
+    """The refusals may be over at any time, also at the lowest rate; any other that was found stays."""
 
-    def let_in_within_a_minute(*, guess: bool) -> float:
+    def rate_after_a_minute(rate: float, *, guess: bool) -> float:
         estimator = RateEstimator()
-        estimator.found(0.0, 0.0, 0.0, 0.0, guess=guess)
+        estimator.found(rate, rate, 0.0, 0.0, guess=guess)
         now = 0.0
         while now < 60:
             now += 0.1
             estimator.advance(now, wanted=True)
         return estimator.rate or 0.0
 
-    assert let_in_within_a_minute(guess=True) > 100
-    assert let_in_within_a_minute(guess=False) < 1
+    assert rate_after_a_minute(0.05, guess=True) > 100
+    assert rate_after_a_minute(0.0, guess=False) > 100
+    assert rate_after_a_minute(0.05, guess=False) < 1
