@@ -355,12 +355,13 @@ class AdmissionControl:
         if patience is not None and now - since >= patience:
             queue.reject_parked(lambda permit: limiter.hopeless(permit, now))
         probe = queue.next_probe()
-        if probe is not None and limiter.due(probe, now, wanted=True) <= now:
+        due = math.inf if probe is None else limiter.due(probe, now, wanted=True)
+        if due <= now:
             self._grant(queue.pop_probe(), now)
         patience = queue.least_patience()
         if patience is None or limiter.breaker.probe_at == math.inf:
             return math.inf  # a probe in flight ends the wait, and no permit is rejected before
-        return min(max(limiter.breaker.probe_at, limiter.pacing.cooldown.until), since + patience)
+        return min(due, since + patience)
 
     def abandoned(self, permit: Permit, now: float) -> None:
         """Record that a request was given up: it may be billed all the same."""

@@ -107,7 +107,8 @@ class Limiter:
         if pacing.cooldown.until > now:
             return pacing.cooldown.until
         if self.waits_for_provider(permit):
-            return self.breaker.probe_at
+            # A half-open probe keeps to known limits, too.
+            return max(self.breaker.probe_at, now + self.rates.wait_for(permit, now, wanted=wanted, late=0.0))
         if (due := self.found.pause_ends(now)) > now:
             return due
         if (due := pacing.recovery_due(self.in_flight, now)) > now:

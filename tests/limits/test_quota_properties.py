@@ -138,8 +138,22 @@ def test_quota_is_empty_after_all_requests_ended(
     virtually(backend, main)
 
 
+AN_OUTAGE = [
+    Plan(0.0, 0, 0.0, None, ServerError("x", status=500), again=False, patience=0.0) for _ in range(11)
+]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(options=QUOTAS, plans=PLANS)
+@example(
+    options={
+        "requests_per_minute": 30,
+        "tokens_per_minute": None,
+        "max_in_flight": None,
+        "burst_seconds": 0.1,
+    },
+    plans=[*AN_OUTAGE, Plan(0.0, 0, 0.0, None, None, again=False, patience=5.0)],
+)
 def test_quota_sends_no_more_in_any_window_than_the_bucket_allows(
     backend: str, options: dict[str, Any], plans: list[Plan]
 ) -> None:
