@@ -46,7 +46,7 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
     else:
         options["base_url"], options["api_key"] = settings.base_url, settings.api_key
         if settings.dry_run and not (settings.api_key or os.environ.get("OPENAI_API_KEY")):
-            options["api_key"] = "none is needed"  # nothing is sent
+            options["api_key"] = "not-needed"  # nothing is sent
         if (most := _most_in_flight(settings)) is not None:
             options["max_in_flight"] = most
     if settings.headers:

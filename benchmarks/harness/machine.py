@@ -23,7 +23,7 @@ def describe() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "usable_cores": len(_affinity()),
         "load": _load(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "batchrt": installed("batchrt") or "the checkout",
         "commit": _commit(),

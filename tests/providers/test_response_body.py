@@ -294,10 +294,10 @@ def test_response_body_is_read_in_linear_time(body: dict[str, Any]) -> None:
         return [longer(each, 1) for each in value] * times if isinstance(value, list) else value
 
     counts = []
-    for times in (20, 40):
+    for times in (1, 20, 40):  # the first call may fill caches
         sent = reply(longer(body, times))
         counts.append(steps_of(partial(read_chat, sent, Secrets([]), wall)))
-    assert counts[1] <= 2 * counts[0] + 100
+    assert counts[2] <= 2 * counts[1] + 100
 
 
 # Lists: each value its own, or an error, and never another's

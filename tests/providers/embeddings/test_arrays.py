@@ -140,10 +140,10 @@ async def test_arrays_a_broken_vector_is_that_rows_error(fault: Fault) -> None:
 
 def test_arrays_lists_run_under_the_configuration() -> None:
     """Four at a time unless it says otherwise."""
-    for config, seconds in ((None, 3), ({"max_concurrency": 12}, 1), ({"max_concurrency": None}, 1)):
+    for config, seconds in ((None, 3), ({"max_concurrency": 10}, 1), ({"max_concurrency": None}, 1)):
         provider = mock(latency=1.0)
         embeddings: Any = model(provider, max_batch_size=5)
-        _, took = on_mock_clock(lambda: embeddings.aembed_array(words(60), config))  # noqa: B023
+        _, took = on_mock_clock(lambda: embeddings.aembed_array(words(50), config))  # noqa: B023
         assert took == pytest.approx(seconds)
 
 
