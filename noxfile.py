@@ -14,6 +14,8 @@ import nox
 PYTHONS = ["3.11", "3.12", "3.13"]
 NEWER_PYTHONS = ["3.13t", "3.14", "3.14t"]
 """Pythons that `nox -s newer` tests where they are installed; not a part of CI, for its time."""
+SAME_ON_ALL = ["tests/test_docs.py", "tests/test_house.py", "tests/test_layers.py", "tests/benchmarks"]
+"""Tests of texts, of names and of the benchmarks: the whole suite runs them on the first Python alone."""
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 SMOKE = """
@@ -68,7 +70,8 @@ def tests(session: nox.Session) -> None:
     """Run the tests against the built wheel; arguments go to pytest."""
     _install_wheel(session, "trio", "uvloop", "mock")
     session.install(*_group("test"))
-    session.run("pytest", *session.posargs)
+    whole = not session.posargs and session.python != PYTHONS[0]
+    session.run("pytest", *(f"--ignore={path}" for path in SAME_ON_ALL if whole), *session.posargs)
 
 
 @nox.session
