@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from batchrt.jobs.page.svg import COLOURS, STYLE, svg_of
 from benchmarks.pages.figures import Document, losses, middle, number
 
 if TYPE_CHECKING:
@@ -15,43 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CHARTS", "draw"]
 
-# Light and dark scheme, each with its ground: a page with a switch of its own stays legible. Texts have a
-# contrast of 4.5:1 to it, lines of 3:1 (WCAG 2.2, 1.4.3 and 1.4.11); lines differ in dashes and markers too.
-_COLOURS = {
-    "ground": ("#fefefe", "#0d1117"),
-    "ink": ("#1f2329", "#e6edf3"),
-    "muted": ("#59636f", "#9da7b1"),
-    "grid": ("#d1d9e1", "#3d444e"),
-    "blue": ("#0969db", "#4493f9"),
-    "red": ("#cf222f", "#ff7b73"),
-    "green": ("#1a7f38", "#3fb951"),
-    "amber": ("#9a6701", "#d29923"),
-}
-_INK, _MUTED, _GRID, _BLUE, _RED, _GREEN, _AMBER = [light for light, _ in _COLOURS.values()][1:]
-_GROUND = _COLOURS["ground"][0]
+# Each scheme with its ground: a page with a switch of its own stays legible. Lines differ in dashes and
+# markers too.
+_COLOURS = {"ground": ("#fefefe", "#0d1117"), **COLOURS}
+_GROUND, _INK, _MUTED, _GRID, _BLUE, _RED, _GREEN, _AMBER = [light for light, _ in _COLOURS.values()]
 _LINES = ((_BLUE, "-", "o"), (_GREEN, "--", "s"), (_AMBER, "-.", "^"), (_RED, ":", "D"))
 _WIDTH = 760
-
-_STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "batchrt",  # equal results give equal files
-    "font.size": 12.0,
-    "text.color": _INK,
-    "axes.labelcolor": _MUTED,
-    "axes.edgecolor": _MUTED,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 12.0,
-    "axes.titlelocation": "left",
-    "grid.color": _GRID,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "legend.frameon": False,
-    "text.parse_math": False,
-}
 
 
 def draw(name: str, document: Document) -> tuple[str, str] | None:
@@ -63,35 +31,12 @@ def draw(name: str, document: Document) -> tuple[str, str] | None:
     if scenario is None:
         return None
     height, paint = CHARTS[name]
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         size = (_WIDTH / 72, height(scenario) / 72)
         figure = Figure(figsize=size, layout="constrained", facecolor=_GROUND)
         says = paint(scenario, figure)
-        return _svg_of(figure, says), says
-
-
-def _svg_of(figure: Figure, says: str) -> str:
-    text = StringIO()
-    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg ") :]  # the doctype's address would be a reference to the network
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)  # a hundredth of a pixel suffices
-    schemes = []
-    for scheme in (0, 1):
-        names = "".join(f"--{name}:{pair[scheme]};" for name, pair in _COLOURS.items())
-        schemes.append(f":root{{{names}}}")
-    for name, (light, _) in _COLOURS.items():
-        svg = svg.replace(light, f"var(--{name})")
-    style = (
-        f"<style>{schemes[0]}@media(prefers-color-scheme:dark){{{schemes[1]}}}"
-        "text{font-family:system-ui,sans-serif!important}</style>"
-    )
-    head, body = svg.split(">", 1)
-    head = re.sub(r'(width|height)="([\d.]+)pt"', r'\1="\2"', head)  # a point is drawn as a pixel
-    escaped = says.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    lines = f"{head}>\n<title>{escaped}</title>{style}{body}".splitlines()
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+        lines = svg_of(figure, says, _COLOURS).splitlines()
+    return "\n".join(line.rstrip() for line in lines) + "\n", says
 
 
 # Bars

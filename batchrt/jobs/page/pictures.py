@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import StringIO
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from batchrt.jobs.page.history import History
 from batchrt.jobs.page.percentiles import Percentiles
+from batchrt.jobs.page.svg import COLOURS, STYLE, svg_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,40 +24,7 @@ _BESIDE: Final = 740
 _NARROW: Final = 328
 """The same on a narrow screen: 360 without the margins."""
 
-# Light and dark scheme. Each has a contrast of at least 3:1 to its ground, texts of 4.5:1 (WCAG 2.2, 1.4.3
-# and 1.4.11), and lines that share axes differ in their dashes too.
-_COLOURS: Final = {
-    "ink": ("#1f2329", "#e6edf3"),
-    "muted": ("#59636f", "#9da7b1"),
-    "grid": ("#d1d9e1", "#3d444e"),
-    "blue": ("#0969db", "#4493f9"),
-    "red": ("#cf222f", "#ff7b73"),
-    "green": ("#1a7f38", "#3fb951"),
-    "amber": ("#9a6701", "#d29923"),
-}
-_INK, _MUTED, _GRID, _BLUE, _RED, _GREEN, _AMBER = (light for light, _ in _COLOURS.values())
-
-_STYLE: Final[Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "batchrt",  # equal histories give equal files
-    "font.size": 12.0,
-    "text.color": _INK,
-    "axes.labelcolor": _MUTED,
-    "axes.edgecolor": _MUTED,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 12.0,
-    "axes.titlelocation": "left",
-    "grid.color": _GRID,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "hatch.color": _RED,
-    "legend.frameon": False,
-    "text.parse_math": False,  # dollar signs in the names of errors
-}
+_INK, _MUTED, _GRID, _BLUE, _RED, _GREEN, _AMBER = (light for light, _ in COLOURS.values())
 
 _SHARES: Final = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
 _MOST_KINDS: Final = 10
@@ -87,37 +53,11 @@ def _picture(
 
     forms = []
     for width, height in (wide, (_NARROW, narrow)):
-        with rc_context(_STYLE):
+        with rc_context(STYLE):
             figure = Figure(figsize=(width / 72, height / 72), layout="constrained", facecolor="none")
             draw(figure, width == _NARROW)
-            forms.append(_svg_of(figure, alt))
+            forms.append(svg_of(figure, alt))
     return Picture(forms[0], forms[1], alt)
-
-
-def _svg_of(figure: Figure, alt: str) -> str:
-    text = StringIO()
-    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg ") :]  # the doctype's address would be a reference to the network
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)  # a hundredth of a pixel suffices
-    schemes = []
-    for scheme in (0, 1):
-        names = "".join(f"--{name}:{pair[scheme]};" for name, pair in _COLOURS.items())
-        schemes.append(f":root{{{names}}}")
-    for name, (light, _) in _COLOURS.items():
-        svg = svg.replace(light, f"var(--{name})")
-    style = (
-        f"<style>{schemes[0]}@media(prefers-color-scheme:dark){{{schemes[1]}}}"
-        "text{font-family:system-ui,sans-serif!important}</style>"
-    )
-    head, body = svg.split(">", 1)
-    head = re.sub(r'(width|height)="([\d.]+)pt"', r'\1="\2"', head)  # a point is drawn as a pixel
-    return f"{head}>\n<title>{_escaped(alt)}</title>{style}{body}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 # Axes
