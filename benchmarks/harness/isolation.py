@@ -27,6 +27,7 @@ __all__ = [
     "raise_file_limit",
     "run_python",
     "run_worker",
+    "running",
 ]
 
 SERVER_CORE = 0
@@ -95,6 +96,20 @@ def pinned(core: int | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def running(process: subprocess.Popen[Any], *, stop_seconds: float = 10) -> Iterator[None]:
+    """Terminate `process` at exit, kill it if it has not ended `stop_seconds` later, and wait for its end."""
+    with process:
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(stop_seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def run_python(

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.harness.isolation import SERVER_CORE, command_for, environment, pinned
+from benchmarks.harness.isolation import SERVER_CORE, command_for, environment, pinned, running
 
 __all__ = ["SEED", "ServerProcess", "serving"]
 
 SEED = 7
-_STOP_SECONDS = 10
 
 
 class ServerProcess:
@@ -56,19 +55,12 @@ def serving(core: int | None = SERVER_CORE, **options: Any) -> Iterator[ServerPr
     command = command_for(["-m", "benchmarks.harness.mock_server", json.dumps(options)])
     with pinned(core):
         process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
-    with process:
-        try:
-            assert process.stdout is not None
-            base_url = process.stdout.readline().strip()
-            if not base_url:
-                raise RuntimeError("the mock provider did not start")
-            yield ServerProcess(base_url)
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with running(process):
+        assert process.stdout is not None
+        base_url = process.stdout.readline().strip()
+        if not base_url:
+            raise RuntimeError("the mock provider did not start")
+        yield ServerProcess(base_url)
 
 
 def main(options: dict[str, Any]) -> None:

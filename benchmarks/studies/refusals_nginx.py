@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks.harness.isolation import running
 from benchmarks.studies.refusals_server import Counts, serving
 
 __all__ = ["IN_FLIGHT", "RATE", "free_port", "lacking", "limiting", "version"]
 
-_START_SECONDS, _STOP_SECONDS = 10, 10
+_START_SECONDS = 10
 
 RATE = (
     "limit_req_zone $binary_remote_addr zone=rate:1m rate=50r/s;",
@@ -109,16 +110,9 @@ def limiting(limit: tuple[str, str], *, latency: tuple[float, float]) -> Iterato
         )
         command = [_program(), "-p", name, "-c", str(configuration)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        with process:
-            try:
-                _await_listener(process, port)
-                yield _Nginx(f"http://127.0.0.1:{port}/v1", home / "access.log")
-            finally:
-                process.terminate()
-                try:
-                    process.wait(_STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+        with running(process):
+            _await_listener(process, port)
+            yield _Nginx(f"http://127.0.0.1:{port}/v1", home / "access.log")
 
 
 def free_port() -> int:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.harness.isolation import running
 from benchmarks.studies.refusals_nginx import free_port
 from benchmarks.studies.refusals_server import Counts, serving
 
@@ -124,16 +125,9 @@ def _running(
             process = subprocess.Popen(
                 command, env={**os.environ, **environment}, stdout=output, stderr=output, cwd=name
             )
-        with process:
-            try:
-                _await_health(process, f"http://127.0.0.1:{port}/{health}", log)
-                yield _Running(f"http://127.0.0.1:{port}/v1", log)
-            finally:
-                process.terminate()
-                try:
-                    process.wait(_STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+        with running(process, stop_seconds=_STOP_SECONDS):
+            _await_health(process, f"http://127.0.0.1:{port}/{health}", log)
+            yield _Running(f"http://127.0.0.1:{port}/v1", log)
 
 
 def _await_health(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

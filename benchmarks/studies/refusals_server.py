@@ -24,12 +24,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.harness.isolation import raise_file_limit
+from benchmarks.harness.isolation import raise_file_limit, running
 
 __all__ = ["Counts", "Refuser", "chance", "latency_of", "main", "serving"]
 
 _WIDTH = 8
-_STOP_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,19 +223,12 @@ def serving(**options: Any) -> Iterator[_Process]:
     """
     command = [sys.executable, "-m", "benchmarks.studies.refusals_server", json.dumps(options)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    with process:
-        try:
-            assert process.stdout is not None
-            base_url = process.stdout.readline().strip()
-            if not base_url:
-                raise RuntimeError("the refusing provider did not start")
-            yield _Process(base_url)
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with running(process):
+        assert process.stdout is not None
+        base_url = process.stdout.readline().strip()
+        if not base_url:
+            raise RuntimeError("the refusing provider did not start")
+        yield _Process(base_url)
 
 
 def main(options: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import batchrt
 from benchmarks.harness import isolation
-from benchmarks.harness.isolation import WorkerError, environment, run_python
+from benchmarks.harness.isolation import WorkerError, environment, run_python, running
 
 
 def test_isolation_copies_the_package_once_for_all_threads() -> None:
@@ -44,3 +45,15 @@ def test_isolation_reports_the_error_and_its_note() -> None:
     code = "error = ValueError('bad'); error.add_note('a note'); raise error"
     with pytest.raises(WorkerError, match=r"^ValueError: bad; a note$"):
         run_python(["-c", code], seconds=60, python=sys.executable)
+
+
+@pytest.mark.parametrize("ends_it", ["SIG_DFL", "SIG_IGN"])
+def test_isolation_ends_a_process_that_ran_beside(ends_it: str) -> None:
+    """By SIGTERM, and by SIGKILL if it ignores that."""
+    code = f"import signal as s; s.signal(s.SIGTERM, s.{ends_it}); print('up', flush=True); s.pause()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    with running(process, stop_seconds=10 if ends_it == "SIG_DFL" else 0.1):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        assert process.poll() is None
+    assert process.returncode == (-15 if ends_it == "SIG_DFL" else -9)
