@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Final, NamedTuple
 
 from batchrt.limits.counted_limit import AFTERWARDS, BEFOREHAND, REQUESTS, CountedLimit, likeliest
 from batchrt.limits.events import BY_HAND
 from batchrt.limits.permit import RequestAccount
-from batchrt.limits.token_bucket import SECONDS, Period, TokenBucket, Unit
+from batchrt.limits.token_bucket import SECONDS, Period, TokenBucket, Unit, limit_name
 from batchrt.limits.token_estimator import RunningMean
 
 __all__ = ["KnownRateLimits", "RateLimitStatus"]
@@ -102,7 +103,7 @@ class KnownRateLimits:
             before = self._limits.get(name)
             if before != limit:
                 reason = "lifted by hand" if limit is None else BY_HAND
-                self._changed(_name(*name), before, limit, reason)
+                self._changed(limit_name(*name), before, limit, reason)
             if limit is None:
                 self._limits.pop(name, None)
                 self._given.pop(name, None)
@@ -112,7 +113,7 @@ class KnownRateLimits:
 
     def given(self) -> dict[str, float]:
         """Return the given limits, by name."""
-        return {_name(*key): limit for key, limit in self._limits.items()}
+        return {limit_name(*key): limit for key, limit in self._limits.items()}
 
     @property
     def paces(self) -> bool:
@@ -128,16 +129,14 @@ class KnownRateLimits:
 
     def told(self) -> dict[str, float]:
         """Return the told limits, by name."""
-        return {_name(*key): ways[0].bucket.limit for key, ways in self._told.items()}
+        return {limit_name(*key): ways[0].bucket.limit for key, ways in self._told.items()}
 
     def used(self, now: float) -> dict[str, float]:
         """Return the share of each limit that is used up, by name."""
         found: dict[str, float] = {}
-        told = {key: likeliest(ways) for key, ways in self._told.items()}
-        for limits in (self._given, told):
-            for key, limit in limits.items():
-                limit.bucket.advance(now)
-                found[_name(*key)] = max(found.get(_name(*key), 0.0), limit.bucket.used)
+        for name, limit in self._likely():
+            limit.bucket.advance(now)
+            found[name] = max(found.get(name, 0.0), limit.bucket.used)
         return found
 
     def _renew(self, now: float) -> None:
@@ -172,8 +171,13 @@ class KnownRateLimits:
             bucket.trust()
         return bucket
 
+    def _likely(self) -> Iterator[tuple[str, CountedLimit]]:
+        """Iterate over the given limits and the likeliest of the told ones, with their names."""
+        told = ((key, likeliest(ways)) for key, ways in self._told.items())
+        return ((limit_name(*key), limit) for key, limit in chain(self._given.items(), told))
+
     def _collect(self) -> None:
-        self.limited = [*self._given.values(), *map(likeliest, self._told.values())]
+        self.limited = [limit for _, limit in self._likely()]
 
     def wait_for(self, account: RequestAccount, now: float, *, wanted: bool, late: float) -> float:
         """Return the seconds until a request fits; infinity if others have to end first.
@@ -193,7 +197,7 @@ class KnownRateLimits:
         """Return the name of the limit that a request waits for longest; `None` if it fits into all."""
         waits = [(limit.bucket.wait_for(limit.amount(account)), limit.bucket) for limit in self.limited]
         seconds, bucket = max(waits, key=itemgetter(0), default=(0.0, None))
-        return None if bucket is None or seconds <= 0 else _name(bucket.unit, bucket.period)
+        return None if bucket is None or seconds <= 0 else limit_name(bucket.unit, bucket.period)
 
     def charge(self, account: RequestAccount, now: float) -> None:
         """Charge a request that is sent."""
@@ -356,7 +360,7 @@ class KnownRateLimits:
         if given is not None and self._burst_seconds is None:
             given.bucket.trust()
         self._collect()
-        self._changed(_name(unit, period), None, ways[0].bucket.limit, "told by the provider")
+        self._changed(limit_name(unit, period), None, ways[0].bucket.limit, "told by the provider")
         return ways
 
     def _period(self, status: RateLimitStatus) -> Period:
@@ -386,7 +390,7 @@ class KnownRateLimits:
         limit.newest = account.sent_at
         if bucket.rate != rate:
             if limit.way != AFTERWARDS:
-                name = _name(bucket.unit, bucket.period)
+                name = limit_name(bucket.unit, bucket.period)
                 after = rate * SECONDS[bucket.period]
                 self._changed(name, bucket.limit, after, "changed by the provider")
             bucket.rate, bucket.capacity = rate, capacity
@@ -444,7 +448,3 @@ class _Episode(NamedTuple):
     time: float
     let_in: int
     refused: int
-
-
-def _name(unit: Unit, period: Period) -> str:
-    return f"{unit}_per_{period}"

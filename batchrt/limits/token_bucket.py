@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final, Literal, TypeAlias
 
-__all__ = ["MINUTE", "SECONDS", "Period", "TokenBucket", "Unit"]
+__all__ = ["MINUTE", "SECONDS", "Period", "TokenBucket", "Unit", "limit_name"]
 
 Unit: TypeAlias = Literal["requests", "tokens"]
 Period: TypeAlias = Literal["minute", "day"]
@@ -18,6 +18,11 @@ _NEARLY: Final = 1e-6
 _LATE: Final = 0.1
 """Seconds by which a timer may be late without a loss: the refill of that time is not cut off at the
 capacity, so that a bucket of 1 at 200 a second gives 200 a second."""
+
+
+def limit_name(unit: Unit, period: Period) -> str:
+    """Return the name of a limit, such as `requests_per_minute`."""
+    return f"{unit}_per_{period}"
 
 
 class TokenBucket:

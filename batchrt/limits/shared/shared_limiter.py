@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from batchrt.errors import RateLimitError
-from batchrt.limits.counted_limit import CountedLimit, likeliest
 from batchrt.limits.error_kinds import Failure, reason
 from batchrt.limits.events import CooledDown, Events
 from batchrt.limits.limiter import Limiter
@@ -15,7 +14,7 @@ from batchrt.limits.permit import Permit, RequestAccount
 from batchrt.limits.rate_limits import KnownRateLimits, RateLimitStatus
 from batchrt.limits.shared.lease_messages import LeaseReply, TellsLimit, unit_of
 from batchrt.limits.shared.leases import Leases
-from batchrt.limits.token_bucket import SECONDS, Unit
+from batchrt.limits.token_bucket import SECONDS, Unit, limit_name
 from batchrt.messages import Usage
 
 __all__ = ["SHARED", "SharedLimiter"]
@@ -62,12 +61,6 @@ class _LeasedRateLimits(KnownRateLimits):
     def _collect(self) -> None:
         leased = self._leases.rates
         self.limited = [limit for name, limit in self._likely() if name not in leased]
-
-    def _likely(self) -> Iterator[tuple[str, CountedLimit]]:
-        for (unit, period), limit in self._given.items():
-            yield f"{unit}_per_{period}", limit
-        for (unit, period), ways in self._told.items():
-            yield f"{unit}_per_{period}", likeliest(ways)
 
     def _amounts(self, account: RequestAccount) -> dict[str, float]:
         """Return the amount that a request takes of each leased limit."""
@@ -124,7 +117,7 @@ class _LeasedRateLimits(KnownRateLimits):
             if ways is not None and ways[0].newest == account.sent_at:
                 bucket = ways[0].bucket
                 told = TellsLimit(bucket.rate, bucket.capacity, status.remaining, 0.0)
-                self._leases.tell_limit(f"{status.unit}_per_{period}", told, account.sent_at)
+                self._leases.tell_limit(limit_name(status.unit, period), told, account.sent_at)
 
 
 class SharedLimiter(Limiter):
