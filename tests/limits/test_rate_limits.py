@@ -17,6 +17,7 @@ Change = tuple[str, float | None, float, str]
 
 RPM: tuple[Unit, Period] = ("requests", "minute")
 TPM: tuple[Unit, Period] = ("tokens", "minute")
+TPD: tuple[Unit, Period] = ("tokens", "day")
 
 
 class Requests:
@@ -418,3 +419,97 @@ def test_rate_limits_answer_of_few_tokens_has_its_share_of_one() -> None:
     requests.rate_limits.settle(charge, 1)
     requests.rate_limits.answered(charge, 51.0, 0.5)
     assert bucket.weight == pytest.approx(10 / (4 * 50 * 0.5))
+
+
+def test_rate_limits_given_for_a_day_may_be_used_at_once() -> None:
+    """All of it, whatever the burst of a minute's limits."""
+    requests = Requests({("requests", "day"): 86_400}, burst_seconds=1)
+    requests.wait(5.0)
+    (limit,) = requests.rate_limits.limited
+    assert (limit.bucket.rate, limit.bucket.capacity, limit.bucket.level, limit.bucket.at) == (
+        1,
+        86_400,
+        86_400,
+        5,
+    )
+    assert limit.bucket.stock == 0
+
+
+def test_rate_limits_given_for_a_minute_begin_with_a_second() -> None:
+    """At least with one request; the rest of the minute is a stock."""
+    found = {}
+    for given_ in (0.5, 30, 600):
+        requests = Requests({RPM: given_})
+        requests.wait(0.0)
+        bucket = requests.rate_limits.limited[0].bucket
+        found[given_] = bucket.capacity, bucket.stock
+    assert found == {0.5: (1, 0), 30: (1, 29), 600: (10, 590)}
+
+
+@pytest.mark.parametrize("burst_seconds", [None, 1.0])
+@pytest.mark.parametrize(
+    ("name", "limit"), [("requests_per_minute", RPM), ("tokens_per_minute", TPM), ("tokens_per_day", TPD)]
+)
+def test_rate_limits_name_the_tightest(
+    burst_seconds: float | None, name: str, limit: tuple[Unit, Period]
+) -> None:
+    """The one that a request waits for longest; none if it fits into all."""
+    requests = Requests({RPM: 6000, TPM: 6_000_000, TPD: 86_400_000, limit: 60}, burst_seconds)
+    account = RequestAccount()
+    account.input = 1
+    requests.wait(0.0)
+    assert requests.rate_limits.tightest(account) is None
+    requests.charge(0.0, tokens=60)
+    assert requests.rate_limits.tightest(account) == name
+
+
+def test_rate_limits_told_below_what_the_request_had_are_not_believed() -> None:
+    """It was let in; the other limits of the reply are."""
+    requests = Requests()
+    charge = requests.charge(0.0)
+    requests.rate_limits.settle(charge, 150)
+    tokens = RateLimitStatus("tokens", 100, 50, 1.0)
+    calls = RateLimitStatus("requests", 100, 50, 1.0)
+    requests.rate_limits.learn([tokens, calls], charge, 0.0, cost=150)
+    assert requests.rate_limits.told() == {"requests_per_minute": 100}
+    requests.rate_limits.learn([tokens], charge, 0.0, cost=100)
+    assert requests.rate_limits.told() == {"requests_per_minute": 100, "tokens_per_minute": 100}
+
+
+def test_rate_limits_told_reset_shows_a_debt() -> None:
+    """Nothing remains, and all is back later than an empty bucket would be full; its capacity stays."""
+    requests, bucket = told_tokens()
+    charge = requests.charge(1.0)
+    requests.rate_limits.settle(charge, None)
+    requests.rate_limits.learn([RateLimitStatus("tokens", 60_000, 0, 3.0)], charge, 1.0)
+    assert bucket.level == pytest.approx(-2000)
+    assert bucket.capacity == pytest.approx(1000)
+
+
+def test_rate_limits_told_by_an_earlier_request_leave_later_ones() -> None:
+    """A limit that no later request told is learned from it all the same."""
+    requests = Requests()
+    first, second = requests.charge(0.0), requests.charge(1.0)
+    for charge in (first, second):
+        requests.rate_limits.settle(charge, None)
+    requests.rate_limits.learn([RateLimitStatus("tokens", 60_000, 500, 0.5)], second, 1.0)
+    bucket = requests.rate_limits.limited[0].bucket
+    level = bucket.level
+    statuses = [RateLimitStatus("tokens", 60_000, 10, 0.9), RateLimitStatus("requests", 60, 30, 30.0)]
+    requests.rate_limits.learn(statuses, first, 1.0)
+    assert bucket.level == level
+    assert "requests_per_minute" in requests.rate_limits.told()
+
+
+@pytest.mark.parametrize(("capacity", "reserve"), [(500.0, 50.0), (1000.0, 100.0), (5000.0, 100.0)])
+def test_rate_limits_told_level_is_refilled_since_the_request_was_sent(
+    capacity: float, reserve: float
+) -> None:
+    """And a reserve is kept: a tenth of a second, at most a tenth of the bucket."""
+    requests, bucket = told_tokens(capacity)
+    assert bucket.reserve == pytest.approx(reserve)
+    charge = requests.charge(10.0)
+    requests.rate_limits.settle(charge, None)
+    status = RateLimitStatus("tokens", 60_000, capacity / 2, capacity / 2 / 1000)
+    requests.rate_limits.learn([status], charge, 10.1)
+    assert bucket.level == pytest.approx(capacity / 2 + 100)
