@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -16,35 +17,45 @@ __all__ = ["contents", "render"]
 
 _ROOT = Path(__file__).parent.parent.parent
 _PAGE = "docs/refusals.md"
-_OWN, _OWN_CELLS = "batchrt", "cap "
+_OWN = "batchrt"
 _MOST_TIME, _MOST_REFUSED, _MOST_BLIND, _LEAST_BLIND = 1.3, 10.0, 2.0, 95.0
 
 _HEAD = """# Refusals, measured
 
-This page is rendered from `benchmarks/results/refusals.json` by the commands below, each of which replaces its own
-cases in it. Edits of the page are lost. `benchmarks/README.md` says what the servers from other packages need.
+This page is rendered from `benchmarks/results/refusals.json`. Each command below measures some cases,
+replaces their results there, and renders the page. Edits of the page are lost. `benchmarks/README.md`
+tells how to install the servers from other packages.
 
-A 429 may come from a rate, from a number of requests in flight, or from another user of the key; it may name a wait
-or none. Each server here refuses for one of these reasons, and tells no client which. A cell is the median, with the
-worst run in brackets where it differs. batchrt has its default policy, and no limit is given."""
+A 429 comes from a limit of requests in a time, from a limit of requests in flight, or from other users of
+the key, and names a wait or not. Each server here refuses for one of these reasons; no client is told
+which, and none of them but LangChain's limiter is told the limit. batchrt has its default policy. Each
+cell is the median, followed in brackets by the worst run where it differs."""
 
-_SOCKETS = """Each run is a process of its own with a server of its own, one at a time, and "refused" and "sent in waits" are the
-server's counts. "Lost" are the items without an answer. "x ideal" is the time as a multiple of that of a client that
-knows the server: with a rate, the last request is admitted when the rate has caught up with it; with a number in
-flight, that many are always in flight; at random, a refused request waits as asked and no other does. A run that gave
-items up ended sooner, so it has no "x ideal". In "waits kept", no request of the key is sent while a named wait
-lasts, which is what batchrt promises; "sent in waits" counts those that were. Where refusals are random and name a
-wait, a client that ignores it for its other requests is faster, and more polite servers punish it.
+_SOCKETS = """Each run has a server of its own, in another process, and runs take turns.
 
-The openai SDK and aiohttp run under a semaphore, LangChain with `InMemoryRateLimiter` at the server's own rate and its
-two retries, aiohttp with tenacity's random exponential waits and six attempts. batchrt is run five times; a peer once,
-and again while its runs of a case took less than the command's budget. A run is stopped after the seconds in the
-command: its time then is a lower bound."""
+- "lost": items without an answer.
+- "x ideal": time relative to the ideal of a client that knows the server. With a rate, the last request
+  is admitted as soon as the rate allows; with a limit in flight, that many requests always are; at
+  random, a refused request waits as asked, and no other does. It is left out for runs that lost items,
+  which end sooner.
+- "x ideal, waits kept": relative to the ideal of a client that sends no request of that key during a wait
+  that a refusal named. batchrt keeps waits in this way, and the other clients do not: of a wait that one
+  request was given, their other requests know nothing. Where a gateway refuses at random, that makes them
+  faster.
+- "sent in waits": requests that arrived during such a wait, as counted by the server.
+- The openai SDK and aiohttp have a semaphore; LangChain has `InMemoryRateLimiter` at the rate the server
+  can answer, and its two retries; aiohttp has tenacity's random exponential wait and six attempts.
+- A peer is run once, and again until its runs have taken the seconds of `--budget`. A run is stopped
+  after the seconds of `--seconds`: its time is a lower bound, and items without an answer until then
+  count as lost."""
 
-_VIRTUAL = """On a virtual clock in one process, against the mock provider, whose verdict is the judge. "x ideal" is the time as a
-multiple of the least that the server's limits and latencies allow, with the waits that random refusals asked for.
-"Refused" leaves random refusals out. The range of seeds covers refusals, jitter of retries and order of arrival. With
-one request at a time a fifth of the requests is sent."""
+_VIRTUAL = """In one process, on a virtual clock, against the mock provider, whose verdict the figures are.
+
+- "x ideal": time relative to the least that the server's limits and latencies allow, named waits of
+  random refusals included.
+- "refused": leaves random refusals out.
+- A seed determines random refusals, the jitter of retries, and the order of arrival.
+- With one request at a time, a fifth of the requests is sent, and at least 60."""
 
 
 def contents() -> dict[str, str]:
@@ -78,7 +89,7 @@ def _sockets(title: str, entries: Sequence[Mapping[str, Any]], about: str) -> It
     for entry in entries:
         yield from (f"### {entry['case']}", "")
         yield from _socket_table(entry["rows"])
-        yield from _judged(entry["rows"], at_random="random" in entry["case"])
+        yield from _judged(entry["case"], entry["rows"])
 
 
 def _runs(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -89,7 +100,8 @@ def _runs(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         named = {**machine["stack"], **run["peers"]}
         stack = ", ".join(f"{name} {version}" for name, version in named.items() if version)
         yield f"- {machine['date']}, `{run['command']}`, commit `{machine['commit']}`"
-        yield f"- {machine['cpu']}, {machine['usable_cores']} cores, load before the run {load}; {machine['system']}"
+        cores = f"{machine['usable_cores']} cores, load before the run {load}"
+        yield f"- {machine['cpu']}, {cores}; {machine['system']}"
         yield f"- {machine['python']}; {stack}"
     yield ""
 
@@ -98,7 +110,7 @@ def _socket_table(rows: Sequence[Row]) -> Iterator[str]:
     """Yield a table; columns in which every figure is 0 or missing are left out."""
     columns = [("lost", "lost", 0), ("ideal", "x ideal", 2), ("waited", "x ideal, waits kept", 2)]
     columns += [("refused", "refused %", 1), ("in_waits", "sent in waits", 0)]
-    shown = [each for each in columns if each[0] != "waited" or _is_told(rows)]
+    shown = [each for each in columns if each[0] != "waited" or _has_two_ideals(rows)]
     shown = [each for each in shown if each[0] in {"lost", "ideal", "refused"} or _any(rows, each[0])]
     lines = []
     for row in rows:
@@ -112,34 +124,32 @@ def _any(rows: Sequence[Row], key: str) -> bool:
     return any(any(row["figures"].get(key, ())) for row in rows)
 
 
-def _is_told(rows: Sequence[Row]) -> bool:
-    """Whether the two ideals differ: only named waits make them."""
-    return any(row["figures"].get("in_waits") and any(row["figures"]["in_waits"]) for row in rows)
+def _has_two_ideals(rows: Sequence[Row]) -> bool:
+    """Whether refusals were random and named waits."""
+    return _any(rows, "waited") and _any(rows, "in_waits")
 
 
-def _cell(row: Row, key: str, digits: int, *, least: bool = False) -> str:
+def _cell(row: Row, key: str, digits: int) -> str:
     values = row["figures"].get(key)
     if not values:
         return "-"
-    middle, worst = (
-        number(value, digits) for value in (median(values), min(values) if least else max(values))
-    )
+    middle, worst = number(median(values), digits), number(max(values), digits)
     return middle if middle == worst else f"{middle} ({worst})"
 
 
-def _judged(rows: Sequence[Row], *, at_random: bool) -> Iterator[str]:
+def _judged(case: str, rows: Sequence[Row]) -> Iterator[str]:
     """Yield which of batchrt's rows miss a target in their worst run, and by what."""
+    most_refused = math.inf if "random" in case else _MOST_BLIND if "in ms" in case else _MOST_REFUSED
     found = []
     for row in rows:
-        if row["contender"].partition(",")[0] != _OWN:
-            continue
-        missed = _missed(row, _MOST_REFUSED if not at_random else 100.0, "ideal")
+        missed = _missed(row, most_refused, "ideal") if row["contender"].partition(",")[0] == _OWN else []
         if missed:
-            waited = row["figures"].get("waited")
-            kept = f" ({number(max(waited), 2)} with waits kept)" if waited and _is_told(rows) else ""
+            kept = ""
+            if _has_two_ideals(rows) and row["figures"].get("waited"):
+                kept = f" ({number(max(row['figures']['waited']), 2)} with waits kept)"
             found.append(f"{row['contender']}: {', '.join(missed)}{kept}")
     if found:
-        yield from (f"Missed in the worst run: {'; '.join(found)}.", "")
+        yield from (f"Targets missed in the worst run: {'; '.join(found)}.", "")
 
 
 def _missed(row: Row, most_refused: float, time: str) -> list[str]:
@@ -190,17 +200,14 @@ def _missed_cells(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for row in entry["rows"]:
             missed = _missed(row, _MOST_BLIND if blind else _MOST_REFUSED, "slowness")
             used = row["figures"].get("used")
-            if blind and used and row["contender"] != f"{_OWN_CELLS}1" and min(used) < _LEAST_BLIND:
+            if blind and used and row["contender"] != "cap 1" and min(used) < _LEAST_BLIND:
                 missed.append(f"{number(min(used), 1)} % of the quota used")
             if missed:
                 found.append(f"{name}, {row['contender']}: {', '.join(missed)}")
-    targets = "1.3 x ideal, 10 % refused (blind: 2 %, and 95 % of the quota used), nothing lost"
+    targets = "nothing lost, 1.3 x ideal, 10 % refused; blind: 2 % refused, 95 % of the quota used"
     yield from (
-        f"Targets, in every run: {targets}. Missed in the worst run:"
-        if found
-        else f"Targets met in every run: {targets}.",
+        f"Targets, for the worst run of each cell: {targets}. {'Missed:' if found else 'All are met.'}",
         "",
     )
     yield from (f"- {each}" for each in found)
-    if found:
-        yield ""
+    yield ""

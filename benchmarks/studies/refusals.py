@@ -197,7 +197,7 @@ def _play(case: Case, contender: Contender, server: Server, number: int, seconds
 def _against_ideals(
     case: Case, texts: Sequence[str], in_flight: int, result: Mapping[str, Any], seen: Counts
 ) -> dict[str, float | None]:
-    """Return the run's time as multiples of the ideals; None for a run that gave items up, and so ended sooner."""
+    """Return the time as multiples of the ideals; None for a run that gave items up, and so ended sooner."""
     if result["ended"] and result["lost"]:
         return {"ideal": None, "waited": None}
     requests, wall = case.requests(texts), result["wall"]
