@@ -24,14 +24,15 @@ grown by a twentieth."""
 _SHORTEST: Final = 2.0
 _LONG: Final = 20.0
 _LONGEST: Final = 60.0
-"""Seconds in which a rate is doubled: at the least, and at the most, which is more for a low rate."""
+"""Seconds in which a rate is doubled: at the least, and at the most, which is more for a low rate, but not
+while it is searched for: random refusals are taken for a low rate until more is let in."""
 _FEW_REQUESTS: Final = 80.0
 """Requests in which a low rate is doubled: a refusal in twenty or thirty."""
 _CUSHION: Final = 2.0
 _CUSHION_SECONDS: Final = 0.2
 """Requests' worth of refill that are waited for after a refusal: one is to be sent, and the other is left in
 the provider's bucket, since arrival is not sending; but for no longer than so many seconds, in which a small
-bucket is full. No refill is waited for longer than the rate may take to double."""
+bucket is full."""
 _BURST_SECONDS: Final = 0.1
 _UNCERTAIN: Final = 1.3
 """The factor between the rates that explain the refusals, from which on their geometric mean is tried."""
@@ -145,7 +146,7 @@ class RateEstimator:
         grown = max(highest / self._base, _UNCERTAIN) - 1
         volume = math.cbrt(grown) * (1 + grown / 4)  # until the growth is as high, in terms of the scale
         shortest = max(_SHORTEST, _UNCERTAIN_WAITS * wait)
-        return max(shortest, min(_UNCERTAIN_REQUESTS / (self._base * volume), _LONGEST))
+        return max(shortest, min(_UNCERTAIN_REQUESTS / (self._base * volume), _LONG))
 
     def _floor(self, now: float) -> float:
         """Return the lowest rate that is believed: refusals that no pace ends must not end the work."""
