@@ -94,7 +94,10 @@ def _sockets(title: str, entries: Sequence[Mapping[str, Any]], about: str) -> It
 
 def _runs(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield each run's command, machine and versions, once for all tables of it."""
-    for run in {str(entry["run"]): entry["run"] for entry in entries}.values():
+    runs = [
+        run for entry in entries for run in (entry["run"], *(row.get("run") for row in entry["rows"])) if run
+    ]
+    for run in {str(run): run for run in runs}.values():
         machine = run["machine"]
         load = ", ".join(f"{value:g}" for value in machine["load"])
         named = {**machine["stack"], **run["peers"]}

@@ -176,6 +176,8 @@ def _play(case: Case, contender: Contender, server: Server, number: int, seconds
             "per_list": case.per_list,
             "in_flight": in_flight,
             "per_second": case.per_second,
+            # A bucket of one would hold it to a request for each look at the clock, where no rate is limited.
+            "bucket": in_flight if case.at_random else 1,
         },
     }
     before = server.counts()
