@@ -31,8 +31,8 @@ the key, and names a wait or not. Each server here refuses for one of these reas
 which, and none of them but LangChain's limiter is told the limit. batchrt has its default policy. Each
 cell is the median, followed in brackets by the worst run where it differs."""
 
-_SOCKETS = """Each run has a server of its own, in another process, and runs take turns. Other work on the machine adds to
-the times of all, most to those of clients that need the most CPU.
+_SOCKETS = """Each run has a server of its own, in another process, and runs take turns. Other work on
+the machine adds to the times of all contenders, most to those that need the most CPU.
 
 - "lost": items without an answer.
 - "x ideal": time relative to the ideal of a client that knows the server. With a rate, the last request
@@ -94,6 +94,8 @@ def _sockets(title: str, entries: Sequence[Mapping[str, Any]], about: str) -> It
     for entry in entries:
         yield from (f"### {entry['case']}", "")
         yield from _socket_table(entry["rows"])
+        if "load" in entry:
+            yield from (f"Load average of the last five minutes of the case: {entry['load']:g}.", "")
         yield from _judged(entry["case"], entry["rows"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,9 @@ def merged(document: Mapping[str, Any], part: Part, table: Table, run: Mapping[s
 
     Rows of contenders that were not measured again stay, and the newer ones beside them name their own run.
     """
-    entry = {"case": table.case, "run": run, "rows": [_row(row) for row in table.rows]}
+    entry: dict[str, Any] = {"case": table.case, "run": run, "rows": [_row(row) for row in table.rows]}
+    if hasattr(os, "getloadavg"):
+        entry["load"] = round(os.getloadavg()[1], 1)
     older = next((each for each in document[part] if each["case"] == table.case), None)
     if older is None:
         return {**document, part: [*document[part], entry]}

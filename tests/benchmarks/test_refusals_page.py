@@ -116,6 +116,7 @@ def test_page_names_the_run_of_rows_that_were_measured_again(monkeypatch: pytest
     """Both commands stand above the tables."""
     entry = _entry(NAMES["rate"], {"batchrt, cap 8": {"lost": [0], "ideal": [1.0], "refused": [1]}})
     entry["rows"][0]["run"] = {**RUN, "command": "python again"}
+    entry["load"] = 12.5
     text = _rendered(monkeypatch, sockets=[entry])
     assert (
         text.index("`python -m benchmarks.studies.refusals`")
