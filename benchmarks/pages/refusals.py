@@ -31,7 +31,8 @@ the key, and names a wait or not. Each server here refuses for one of these reas
 which, and none of them but LangChain's limiter is told the limit. batchrt has its default policy. Each
 cell is the median, followed in brackets by the worst run where it differs."""
 
-_SOCKETS = """Each run has a server of its own, in another process, and runs take turns.
+_SOCKETS = """Each run has a server of its own, in another process, and runs take turns. Other work on
+the machine adds to the times of all contenders, most to those that need the most CPU.
 
 - "lost": items without an answer.
 - "x ideal": time relative to the ideal of a client that knows the server. With a rate, the last request
@@ -48,6 +49,11 @@ _SOCKETS = """Each run has a server of its own, in another process, and runs tak
 - A peer is run once, and again until its runs have taken the seconds of `--budget`. A run is stopped
   after the seconds of `--seconds`: its time is a lower bound, and items without an answer until then
   count as lost."""
+
+_REAL = """nginx and LiteLLM's proxy are in front of a small provider without limits; Infinity computes
+embeddings of a small model. Contenders have the concurrency that the title names, where their
+row has no cap. For LiteLLM and Infinity, whose speed is that of the machine, the ideal is the
+time of aiohttp with as many requests at once as fit."""
 
 _VIRTUAL = """In one process, on a virtual clock, against the mock provider, whose verdict the figures are.
 
@@ -67,7 +73,7 @@ def contents() -> dict[str, str]:
     small = [entry for entry in entries if entry["case"] not in real]
     lines = [_HEAD, ""]
     lines += _sockets("Beside other clients", small, _SOCKETS)
-    lines += _sockets("Servers of other packages", [one for one in entries if one["case"] in real], "")
+    lines += _sockets("Servers of other packages", [one for one in entries if one["case"] in real], _REAL)
     lines += _virtual(document["virtual"])
     text = "\n".join(lines).rstrip()
     return {_PAGE: f"{text}\n"}
@@ -83,18 +89,22 @@ def _sockets(title: str, entries: Sequence[Mapping[str, Any]], about: str) -> It
     if not entries:
         return
     yield from (f"## {title}", "")
-    if about:
-        yield from (about, "")
+    yield from (about, "")
     yield from _runs(entries)
     for entry in entries:
         yield from (f"### {entry['case']}", "")
         yield from _socket_table(entry["rows"])
+        if "load" in entry:
+            yield from (f"Load average of the last five minutes of the case: {entry['load']:g}.", "")
         yield from _judged(entry["case"], entry["rows"])
 
 
 def _runs(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield each run's command, machine and versions, once for all tables of it."""
-    for run in {str(entry["run"]): entry["run"] for entry in entries}.values():
+    runs = [
+        run for entry in entries for run in (entry["run"], *(row.get("run") for row in entry["rows"])) if run
+    ]
+    for run in {str(run): run for run in runs}.values():
         machine = run["machine"]
         load = ", ".join(f"{value:g}" for value in machine["load"])
         named = {**machine["stack"], **run["peers"]}

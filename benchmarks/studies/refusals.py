@@ -176,6 +176,8 @@ def _play(case: Case, contender: Contender, server: Server, number: int, seconds
             "per_list": case.per_list,
             "in_flight": in_flight,
             "per_second": case.per_second,
+            # A bucket of one would hold it to a request for each look at the clock, where no rate is limited.
+            "bucket": in_flight if case.at_random else 1,
         },
     }
     before = server.counts()
@@ -287,20 +289,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _chosen(caps: Sequence[str], word: str) -> list[Contender]:
-    """Return the contenders whose name has the word, at these caps if there are any."""
+def _chosen(caps: Sequence[str], words: Sequence[str]) -> list[Contender]:
+    """Return the contenders whose name has one of the words, at these caps if there are any."""
     asking = list(CONTENDERS)
     if caps:
         bases = [one for one in CONTENDERS if not one.cap]
         asking = [at_cap(base, cap) for base in bases for cap in caps if cap.isdigit() or base.base == _OWN]
-    return [one for one in asking if word.lower() in one.name.lower()]
+    return [one for one in asking if any(word.lower() in one.name.lower() for word in words)]
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     keys = [case.key for case in cases()]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.refusals")
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(keys))
-    parser.add_argument("--only", default="", metavar="WORD", help="contenders whose name has this word")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="WORD", help="contenders whose name has one of these"
+    )
     parser.add_argument(
         "--caps",
         nargs="+",

@@ -239,11 +239,12 @@ def cases() -> tuple[Case, ...]:
             partial(refusals_packaged.litellm, most=4, latency=_LATENCY),
             100,
             32,
-            number,
+            _unknown,
             few,
             partial(refusals_packaged.lacking, refusals_packaged.LITELLM),
             dear=True,
             real=True,
+            fits=4,
         ),
         Case(
             "infinity-texts",

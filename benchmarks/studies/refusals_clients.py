@@ -26,6 +26,7 @@ class Target:
         per_list: texts in each request for embeddings; 0 if chats are asked for.
         in_flight: requests at once, for those who have no other say in it.
         per_second: requests a second that the server is known to answer, for a limiter that must be told.
+        bucket: requests that such a limiter may let go at once.
     """
 
     base_url: str
@@ -34,6 +35,7 @@ class Target:
     per_list: int
     in_flight: int
     per_second: float
+    bucket: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ async def _langchain(target: Target) -> AsyncIterator[Ask]:
     from pydantic import SecretStr
 
     limiter = InMemoryRateLimiter(
-        requests_per_second=target.per_second, check_every_n_seconds=0.01, max_bucket_size=1
+        requests_per_second=target.per_second, check_every_n_seconds=0.01, max_bucket_size=target.bucket
     )
     config: Any = {"max_concurrency": target.in_flight}
     key = SecretStr(target.api_key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from benchmarks import documents
 from benchmarks.harness.machine import installed
-from benchmarks.studies.results import Table
+from benchmarks.studies.results import Row, Table
 
 __all__ = ["Part", "keep", "merged", "read", "run_of"]
 
@@ -47,15 +48,24 @@ def keep(part: Part, table: Table, run: Mapping[str, Any]) -> None:
 
 
 def merged(document: Mapping[str, Any], part: Part, table: Table, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `document` with the table in place of the one of the same case, or as the last of its part."""
-    rows = [
-        {
-            "contender": row.contender,
-            "note": row.note,
-            "figures": {key: [round(value, 4) for value in one.values] for key, one in row.figures.items()},
-        }
-        for row in table.rows
-    ]
-    entry = {"case": table.case, "run": run, "rows": rows}
-    entries = [entry if each["case"] == table.case else each for each in document[part]]
-    return {**document, part: entries if entry in entries else [*entries, entry]}
+    """Return `document` with the table in place of the one of the same case, or as the last of its part.
+
+    Rows of contenders that were not measured again stay, and the newer ones beside them name their own run.
+    """
+    entry: dict[str, Any] = {"case": table.case, "run": run, "rows": [_row(row) for row in table.rows]}
+    if hasattr(os, "getloadavg"):
+        entry["load"] = round(os.getloadavg()[1], 1)
+    older = next((each for each in document[part] if each["case"] == table.case), None)
+    if older is None:
+        return {**document, part: [*document[part], entry]}
+    newer = {row["contender"]: row for row in entry["rows"]}
+    if any(row["contender"] not in newer for row in older["rows"]):
+        rows = {row["contender"]: row for row in older["rows"]}
+        rows |= {name: {**row, "run": run} for name, row in newer.items()}
+        entry = {**older, "rows": list(rows.values())}
+    return {**document, part: [entry if each is older else each for each in document[part]]}
+
+
+def _row(row: Row) -> dict[str, Any]:
+    figures = {key: [round(value, 4) for value in one.values] for key, one in row.figures.items()}
+    return {"contender": row.contender, "note": row.note, "figures": figures}

@@ -129,6 +129,9 @@ class Refuser:
         came = await _body(receive)
         if came is None:
             return
+        if scope["method"] != "POST":  # a gateway looks for models
+            await _reply(send, 404, b"{}", {})
+            return
         body = json.loads(came)
         self._counts["sent"] += 1
         self._counts["in_waits"] += self._quiet_from + _GRACE < time.monotonic() < self._quiet_until

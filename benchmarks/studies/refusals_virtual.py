@@ -104,6 +104,7 @@ SERVERS = (
         for wait in (None, 1.0)
         for share in (0.001, 0.02, 0.2)
     ),
+    Server("random, 20 %, 1 s, answers after 0.25 s", 0.25, 100, share=0.2, wait=1.0),
     _limited("LiteLLM, 8 parallel", 0.5, 200, max_parallel_requests=8, style="litellm"),
     _limited(
         "blind, 50 a second, bucket 60, waits in ms",
@@ -187,12 +188,12 @@ def work(settings: Mapping[str, Any]) -> list[dict[str, float]]:
 
 
 def measure(
-    *, seeds: int, tell: Callable[[str], None], only: str = "", kinds: Sequence[str] = KINDS
+    *, seeds: int, tell: Callable[[str], None], only: Sequence[str] = ("",), kinds: Sequence[str] = KINDS
 ) -> Iterator[Table]:
-    """Play each server whose name has the word `only`, a table for each kind of request."""
+    """Play each server whose name has one of the words `only`, a table for each kind of request."""
     for kind in kinds:
         for server in SERVERS:
-            if only in server.name:
+            if any(word in server.name for word in only):
                 rows = []
                 for cap in CAPS:
                     tell(f"{kind}, {server.name}, cap {cap}")
@@ -215,7 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.refusals_virtual")
     parser.add_argument("--seeds", type=int, default=50, help="runs of each cell")
-    parser.add_argument("--only", default="", metavar="WORD", help="servers whose name has this word")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="WORD", help="servers whose name has one of these"
+    )
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--keep", action="store_true", help="replace the results, and render the page")
     options = parser.parse_args(arguments)

@@ -29,6 +29,21 @@ def test_kept_results_of_a_case_are_replaced_and_others_stay() -> None:
     assert [each["rows"][0]["figures"] for each in document["virtual"]] == [{"lost": [4]}]
 
 
+def test_kept_rows_that_were_not_measured_again_stay() -> None:
+    """A part of the contenders replaces its own rows, which name the run that they are of."""
+    both = Table("a", (), [Row(name, "asyncio", {"lost": Series((1.0,))}) for name in ("batchrt", "peer")])
+    document = refusals_kept.merged({"sockets": [], "virtual": []}, "sockets", both, {"command": "1"})
+    peer = Table("a", (), [Row("peer", "asyncio", {"lost": Series((2.0,))})])
+    document = refusals_kept.merged(document, "sockets", peer, {"command": "2"})
+    (entry,) = document["sockets"]
+    assert [(row["contender"], row["figures"]["lost"]) for row in entry["rows"]] == [
+        ("batchrt", [1]),
+        ("peer", [2]),
+    ]
+    assert entry["run"] == {"command": "1"}
+    assert [row.get("run") for row in entry["rows"]] == [None, {"command": "2"}]
+
+
 def test_kept_run_names_the_command_with_its_arguments() -> None:
     """The page tells how its figures are made."""
     run = refusals_kept.run_of("benchmarks.studies.refusals", ["rate", "--caps", "8"], {"cpu": "a CPU"})

@@ -112,6 +112,19 @@ def test_page_puts_servers_of_other_packages_apart(monkeypatch: pytest.MonkeyPat
     assert text.count("commit `abc`") == 2
 
 
+def test_page_names_the_run_of_rows_that_were_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both commands stand above the tables."""
+    entry = _entry(NAMES["rate"], {"batchrt, cap 8": {"lost": [0], "ideal": [1.0], "refused": [1]}})
+    entry["rows"][0]["run"] = {**RUN, "command": "python again"}
+    entry["load"] = 12.5
+    text = _rendered(monkeypatch, sockets=[entry])
+    assert (
+        text.index("`python -m benchmarks.studies.refusals`")
+        < text.index("`python again`")
+        < text.index("### ")
+    )
+
+
 def test_page_lists_the_virtual_cells_that_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     """The blind server has targets of its own; one request at a time need not use the quota."""
     blind = {

@@ -68,6 +68,15 @@ async def test_refuser_without_a_wait_names_none() -> None:
 
 
 @pytest.mark.anyio
+async def test_refuser_counts_no_other_requests() -> None:
+    """A gateway that looks for models gets a 404, and nothing is counted."""
+    app = Refuser(latency=(0, 0))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://s") as client:
+        assert (await client.get("/v1/models")).status_code == 404
+    assert (await _counts(app))["sent"] == 0
+
+
+@pytest.mark.anyio
 async def test_refuser_answers_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others queue, and are answered in the end."""
     working = peak = 0

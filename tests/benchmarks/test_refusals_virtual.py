@@ -49,7 +49,7 @@ def test_virtual_tables_have_a_row_for_each_cap(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(refusals_virtual, "run_worker", run_worker)
     told: list[str] = []
-    (table,) = measure(seeds=3, tell=told.append, only="LiteLLM", kinds=["chat"])
+    (table,) = measure(seeds=3, tell=told.append, only=["LiteLLM"], kinds=["chat"])
     assert [row.contender for row in table.rows] == [f"cap {cap}" for cap in CAPS]
     assert len(told) == len(CAPS)
     assert table.rows[1].note == "failed: out of memory"
