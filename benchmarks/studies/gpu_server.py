@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -324,6 +325,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.render is not None:
         document = json.loads(options.render.read_text(encoding="utf-8"))
     else:
+        # Else a study that is ended would leave its servers and models behind.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         with tempfile.TemporaryDirectory(prefix="gpu-study-") as name:
             document = _study(options, Path(name))
     text = section(document)
