@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import time
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from opentelemetry.metrics import MeterProvider, get_meter_provider
-from opentelemetry.trace import Tracer, TracerProvider, get_tracer_provider
+from opentelemetry.trace import INVALID_SPAN, Span, Tracer, TracerProvider, get_tracer_provider
 
 from batchrt.integrations.opentelemetry.measures import Measures
 from batchrt.integrations.opentelemetry.run_span import RunSpan
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchrtInstrumentor", "Instrumentation", "instrument", "uninstrument"]
 
+_LOG: Final = logging.getLogger("batchrt")
 _GOLDEN: Final = 0.6180339887498949
 _PLASTIC: Final = 0.7548776662466927
 """Multiples of these irrational numbers, modulo 1, are spread evenly (the quasi-random sequences R1 and R2):
@@ -53,12 +55,33 @@ class Instrumentation:
         items: bool,
         sample_ratio: float,
     ) -> None:
-        self.tracer: Tracer = tracer
+        self._tracer = tracer
+        self._has_failed = False
         self.measures: Measures = measures
         self.capture_content: bool = capture_content
         self.items: bool = items
         self.sample_ratio: float = sample_ratio
         self._numbers = itertools.count(1)
+
+    def begin_span(self, name: str, *arguments: Any, **options: Any) -> Span:
+        """Begin a span; an invalid one, which records nothing, if a span processor or a sampler fails."""
+        try:
+            return self._tracer.start_span(name, *arguments, **options)
+        except Exception:  # noqa: BLE001  an answer is worth more than its span
+            self._report_failure()
+            return INVALID_SPAN
+
+    def end_span(self, span: Span) -> None:
+        """End a span; a span processor that fails costs no answer."""
+        try:
+            span.end()
+        except Exception:  # noqa: BLE001  an answer is worth more than its span
+            self._report_failure()
+
+    def _report_failure(self) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            _LOG.exception("a span is not recorded: OpenTelemetry's SDK, or a part of it, failed")
 
     def next_number(self) -> int:
         """Return the number of a run that begins."""
@@ -99,7 +122,25 @@ class _Process:
     def __init__(self) -> None:
         self.current: Instrumentation | None = None
         self.measures: WeakKeyDictionary[MeterProvider, Measures] = WeakKeyDictionary()
+        self.global_measures: Measures | None = None
         self.watches_forks = False
+
+    def measures_of(self, given: MeterProvider | None, release: str) -> Measures:
+        """Return the measures of a provider, the global one for `None`.
+
+        Before the global provider is set there is a proxy, whose instruments become those of the real one.
+        """
+        current = get_meter_provider()
+        provider = current if given is None else given
+        measures = self.measures.get(provider)
+        if measures is None and provider is current:
+            measures = self.global_measures
+        if measures is None:
+            measures = Measures(provider, release)
+        self.measures[provider] = measures
+        if provider is current:
+            self.global_measures = measures
+        return measures
 
     def reset_after_fork(self) -> None:
         for measures in self.measures.values():
@@ -141,10 +182,7 @@ def instrument(
         raise ValueError(f"sample_ratio must be from 0 to 1, not {sample_ratio!r}")
     uninstrument()
     release = version("batchrt")
-    meters = meter_provider if meter_provider is not None else get_meter_provider()
-    measures = _process.measures.get(meters)
-    if measures is None:
-        measures = _process.measures[meters] = Measures(meters, release)
+    measures = _process.measures_of(meter_provider, release)
     tracers = tracer_provider if tracer_provider is not None else get_tracer_provider()
     _process.current = Instrumentation(
         tracers.get_tracer("batchrt", release),

@@ -121,7 +121,7 @@ class RequestSpan:
         listed = sending_list.get()
         if listed is not None:
             attributes[names.LIST_SIZE] = listed.size
-        span = self._span = self._instrumentation.tracer.start_span(
+        span = self._span = self._instrumentation.begin_span(
             self._tally.span_name,
             self._parent,
             SpanKind.CLIENT,
@@ -220,7 +220,7 @@ class RequestSpan:
         elif isinstance(model := getattr(self._answer, "model", None), str):
             attributes[names.RESPONSE_MODEL] = model
         self._measure(ended - self._sent, attributes, usage)
-        span.end()
+        self._instrumentation.end_span(span)
 
     def _context(self) -> Context:
         return self._parent if self._span is None else set_span_in_context(self._span, self._parent)

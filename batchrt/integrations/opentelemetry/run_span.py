@@ -66,8 +66,7 @@ class RunSpan:
         if self._name is not None:
             attributes[names.WORKFLOW] = self._name
         title = names.INVOKE_WORKFLOW if self._name is None else f"{names.INVOKE_WORKFLOW} {self._name}"
-        tracer = self._instrumentation.tracer
-        self._span = tracer.start_span(title, around, SpanKind.INTERNAL, attributes)
+        self._span = self._instrumentation.begin_span(title, around, SpanKind.INTERNAL, attributes)
         self._context = set_span_in_context(self._span, around)
         self._began = self._instrumentation.now(self._run)
 
@@ -116,7 +115,7 @@ class RunSpan:
             _fail(span, error, strand, self._instrumentation)
             raise
         finally:
-            span.end()
+            self._instrumentation.end_span(span)
 
     def _carry_inline(self, step: Step, value: Any, strand: Strand) -> Any:
         span = self._begin_item(strand)
@@ -126,12 +125,12 @@ class RunSpan:
             _fail(span, error, strand, self._instrumentation)
             raise
         finally:
-            span.end()
+            self._instrumentation.end_span(span)
 
     def _begin_item(self, strand: Strand) -> Span:
         """Begin the span of an item and make it the current one, in the item's own context."""
         attributes = {names.ITEM_INDEX: strand.item.index}
-        span = self._instrumentation.tracer.start_span("batchrt.item", attributes=attributes)
+        span = self._instrumentation.begin_span("batchrt.item", attributes=attributes)
         attach(set_span_in_context(span))
         return span
 
@@ -189,7 +188,7 @@ class RunSpan:
         )
         seconds = max(0.0, self._instrumentation.now(self._run) - self._began)
         self._instrumentation.measures.workflow.record(seconds, attributes, self._context)
-        span.end()
+        self._instrumentation.end_span(span)
 
     def _end(self, error: BaseException | None, strand: Strand) -> None:
         self.ended(_outcome(error, strand), 1)

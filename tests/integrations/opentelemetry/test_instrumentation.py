@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from batchrt import RunnableLambda
@@ -59,6 +61,51 @@ def test_instrumentation_goes_on_with_its_counters() -> None:
         uninstrument()
         assert "batchrt.quota.in_flight" not in recorder.points()
     assert recorder.values("batchrt.requests", "error.type") == {None: 2}
+
+
+def test_instrumentation_goes_on_with_counters_of_before_the_global_provider() -> None:
+    """A provider that is set late has them, also after the options are changed; a process sets it once."""
+    code = (
+        "from opentelemetry import metrics\n"
+        "from batchrt.integrations.opentelemetry import instrument\n"
+        "from tests.integrations.opentelemetry.recording import Recorder, chat\n"
+        "recorder, model = Recorder(), chat()\n"
+        "instrument()\n"
+        "model.invoke('a')\n"
+        "metrics.set_meter_provider(recorder.meter_provider)\n"
+        "for items in (False, True):\n"
+        "    instrument(items=items)\n"
+        "    model.invoke('a')\n"
+        "instrument(meter_provider=recorder.meter_provider)\n"
+        "model.invoke('a')\n"
+        "print(recorder.values('batchrt.requests', 'error.type'))\n"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=root)
+    assert done.stdout.strip() == "{None: 4}", done.stderr
+
+
+@pytest.mark.parametrize("moment", ["start", "end"])
+def test_instrumentation_that_fails_costs_no_answer(moment: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A span processor's error is logged once; runs, items, requests and streams go on without it."""
+
+    class Failing(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            if moment == "start":
+                raise RuntimeError("the processor is broken")
+
+        def on_end(self, span: Any) -> None:
+            if moment == "end":
+                raise RuntimeError("the processor is broken")
+
+    model = chat()
+    with recording(items=True) as recorder:
+        recorder.tracer_provider.add_span_processor(Failing())
+        assert [answer.text for answer in model.batch(["a", "b"])] == ["fine", "fine"]
+        assert model.invoke("a").text == "fine"
+        assert model.map().invoke(["a"])[0].text == "fine"
+    assert recorder.values("batchrt.requests", "error.type") == {None: 4}
+    assert [record.levelname for record in caplog.records if record.name == "batchrt"] == ["ERROR"]
 
 
 def test_instrumentation_refuses_a_ratio_that_is_none() -> None:
