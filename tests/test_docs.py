@@ -40,6 +40,14 @@ def test_docs_link_to_files_that_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_docs_tables_name_each_column(document: Path) -> None:
+    """No heading of a table is empty: a screen reader names the column with each cell."""
+    text = document.read_text(encoding="utf-8")
+    heads = re.findall(r"^(\|.*\|)\n\|[-:| ]+\|$", text, re.MULTILINE)
+    assert not [head for head in heads if not all(cell.strip() for cell in head.strip("|").split("|"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_docs_sessions_give_what_they_show(document: Path) -> None:
     """Examples with prompts (`>>>`) run."""
     text = document.read_text(encoding="utf-8")

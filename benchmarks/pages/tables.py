@@ -21,6 +21,8 @@ from benchmarks.pages.figures import (
 __all__ = ["contender_list", "headline", "machine_list", "scenario_tables"]
 
 _OWN = "batchrt"
+_FIRST = "contender"
+"""The heading of the first column: a reader that speaks a table names the column of each cell."""
 _MOST_TABLES = 2
 """Cases with a table each; those of a scenario with more of them are the columns of one."""
 
@@ -50,7 +52,7 @@ def _case_table(scenario: Mapping[str, Any], case: Mapping[str, Any]) -> Iterato
     columns, relative = scenario["columns"], scenario["relative"]
     reference = find_row(case, _OWN)
     best = {each["key"]: best_rows(case["rows"], each["key"], each["best"]) for each in columns}
-    headings = ["", *(each["heading"] for each in columns), *(["x batchrt"] if relative else [])]
+    headings = [_FIRST, *(each["heading"] for each in columns), *(["x batchrt"] if relative else [])]
     lines = []
     for row in case["rows"]:
         label = row["label"] + (f" ({row['note']})" if row["note"] else "")
@@ -112,7 +114,7 @@ def _pivot(scenario: Mapping[str, Any], column: Mapping[str, Any]) -> Iterator[s
         lines.append([label, *cells])
     yield f"**{column['heading']}**"
     yield ""
-    yield from _table(["", *(case["title"].split(", ")[0] for case in cases)], lines)
+    yield from _table([_FIRST, *(case["title"].split(", ")[0] for case in cases)], lines)
 
 
 # The table to decide by
@@ -152,7 +154,7 @@ def headline(document: Document) -> Iterator[str]:
         )
     yield from _table(
         (
-            "",
+            _FIRST,
             "chat: CPU µs/row",
             "x batchrt",
             "rows/s, one core",
