@@ -65,6 +65,35 @@ def test_docs_code_runs(
         blocks.run()
 
 
+def findings_page() -> dict[str, str]:
+    """Return the bold text of each finding's line on its page: the software and its version."""
+    text = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^- .*$", text, re.MULTILINE)
+    parts = [
+        re.fullmatch(r"- `(\S+)`, \*\*(.+?)\*\*: \S.* \*For you:\* \S.* \*batchrt:\* \S.*", line)
+        for line in lines
+    ]
+    assert None not in parts, [line for line, part in zip(lines, parts, strict=True) if part is None]
+    found = [(part[1], part[2]) for part in parts if part is not None]
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+def test_docs_findings_have_a_line_each() -> None:
+    """Each script of findings/ has its line on the page, and each line its script."""
+    assert findings_page().keys() == {path.stem for path in (ROOT / "findings").glob("*.sh")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "findings").glob("*.sh")), ids=lambda path: path.stem)
+def test_docs_finding_names_the_version_of_its_script(path: Path) -> None:
+    """Software and version on the page are those that the first comment of the script names."""
+    script, software = path.read_text(encoding="utf-8"), findings_page()[path.stem]
+    comment = re.match(r"#!.*\n((?:# .*\n)+)", script)
+    assert comment is not None
+    said = re.sub(r"\s+", " ", comment[1].replace("#", " "))
+    assert not [part for part in re.split(r", | and | with ", software) if part not in said]
+
+
 def test_docs_blocks_are_found_with_their_lines_and_reasons() -> None:
     """A block is fenced or hidden; an option other than a reason to skip it is refused."""
     text = 'a\n\n```python\n1\n```\n<!-- test: sh\n2\n-->\n```sh skip="no"\n3\n```\n```toml\n4\n```\n'
