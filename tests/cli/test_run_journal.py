@@ -310,7 +310,7 @@ def test_run_journal_outage_leaves_no_failed_rows(
         provider.refuse[text] = httpx.Response(401, json={"error": {"message": "bad key"}})
     stopped = run(command, rows, out)
     assert stopped.code == 4
-    assert "stopped because the provider lets no request through: AuthenticationError: bad key" in stopped.err
+    assert "stopped because the provider refuses every request: AuthenticationError: bad key" in stopped.err
     assert "has the outcomes of 20 rows" in stopped.err
     provider.take()
     provider.refuse.clear()
