@@ -18,16 +18,17 @@ from benchmarks.pages.figures import (
     ratio,
 )
 
-__all__ = ["contender_list", "headline", "machine_list", "scenario_tables"]
+__all__ = ["FIRST_HEADING", "contender_list", "headline", "machine_list", "scenario_tables", "table"]
 
 _OWN = "batchrt"
-_FIRST = "contender"
+FIRST_HEADING = "contender"
 """The heading of the first column: a reader that speaks a table names the column of each cell."""
 _MOST_TABLES = 2
 """Cases with a table each; those of a scenario with more of them are the columns of one."""
 
 
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table: names on the left, figures on the right."""
     yield f"| {' | '.join(headings)} |"
     yield f"|{'---|'}{'---:|' * (len(headings) - 1)}"
     for line in lines:
@@ -52,7 +53,7 @@ def _case_table(scenario: Mapping[str, Any], case: Mapping[str, Any]) -> Iterato
     columns, relative = scenario["columns"], scenario["relative"]
     reference = find_row(case, _OWN)
     best = {each["key"]: best_rows(case["rows"], each["key"], each["best"]) for each in columns}
-    headings = [_FIRST, *(each["heading"] for each in columns), *(["x batchrt"] if relative else [])]
+    headings = [FIRST_HEADING, *(each["heading"] for each in columns), *(["x batchrt"] if relative else [])]
     lines = []
     for row in case["rows"]:
         label = row["label"] + (f" ({row['note']})" if row["note"] else "")
@@ -63,7 +64,7 @@ def _case_table(scenario: Mapping[str, Any], case: Mapping[str, Any]) -> Iterato
             label = f"{label}: {row['reason']}"
         cells = [_marked(cell(row, each["key"], each["digits"]), row, best[each["key"]]) for each in columns]
         lines.append([label, *cells, *([_times(row, reference, relative)] if relative else [])])
-    yield from _table(headings, lines)
+    yield from table(headings, lines)
     sentence = _verdict(columns, best, reference)
     if sentence:
         yield sentence
@@ -114,7 +115,7 @@ def _pivot(scenario: Mapping[str, Any], column: Mapping[str, Any]) -> Iterator[s
         lines.append([label, *cells])
     yield f"**{column['heading']}**"
     yield ""
-    yield from _table([_FIRST, *(case["title"].split(", ")[0] for case in cases)], lines)
+    yield from table([FIRST_HEADING, *(case["title"].split(", ")[0] for case in cases)], lines)
 
 
 # The table to decide by
@@ -152,9 +153,9 @@ def headline(document: Document) -> Iterator[str]:
                 _figure(others["startup"], key, "cpu", 0),
             ]
         )
-    yield from _table(
+    yield from table(
         (
-            _FIRST,
+            FIRST_HEADING,
             "chat: CPU µs/row",
             "x batchrt",
             "rows/s, one core",
