@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast
 
 from batchrt.prices import Price, check_spending
@@ -98,11 +99,7 @@ def check_config(config: Mapping[str, Any] | None) -> RunConfig:
         raise TypeError(f"config must be a mapping, not {type(config).__name__}: {config!r}")
     unknown = sorted(str(key) for key in config if key not in _KEYS)
     if unknown:
-        hint = (
-            "" if _LANGCHAIN.isdisjoint(unknown) else "; batchrt has no callbacks, and its runs have no ids"
-        )
-        names, keys = ", ".join(map(repr, unknown)), ", ".join(sorted(_KEYS))
-        raise ValueError(f"config has no key {names}{hint}; the keys are {keys}")
+        raise ValueError(_unknown(unknown))
     if config.get("max_concurrency") != "auto":
         _check_count(config, "max_concurrency", optional=True)
     _check_count(config, "window")
@@ -120,6 +117,15 @@ def check_config(config: Mapping[str, Any] | None) -> RunConfig:
 
         checked["cache"] = opened_cache(config["cache"])
     return checked
+
+
+def _unknown(names: Sequence[str]) -> str:
+    close = get_close_matches(names[0], _KEYS, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    if not _LANGCHAIN.isdisjoint(names):
+        hint = "; batchrt has no callbacks, and its runs have no ids"
+    listed, keys = ", ".join(map(repr, names)), ", ".join(sorted(_KEYS))
+    return f"config has no key {listed}{hint}{'' if hint.endswith('?') else ';'} the keys are {keys}"
 
 
 def _check_count(config: Mapping[str, Any], key: str, *, optional: bool = False, least: int = 1) -> None:

@@ -27,7 +27,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 LANDING_BYTES = 500_000
 """The most that a first visit of the landing page may load."""
-BRIEF_PAGES = ("reference/", "changes.", "design.", "benchmarks.", "reliability.", "releasing.")
+BRIEF_PAGES = ("reference/", "changes.", "design.", "benchmarks.", "reliability.", "releasing.", "findings.")
 BRIEF_CHARACTERS = 60
 """Of each section of these pages in the index of the search; they are found by their headings."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import MappingProxyType
 from typing import Any
 
@@ -87,6 +88,23 @@ def test_config_seconds_are_a_number(key: str, value: Any) -> None:
 def test_config_names_an_unknown_key() -> None:
     with pytest.raises(ValueError, match=r"'max_concurency'.*max_concurrency"):
         check_config({"max_concurency": 5})
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("max_concurency", "'max_concurency', did you mean 'max_concurrency'? the keys are cache, "),
+        (
+            "callbacks",
+            "'callbacks'; batchrt has no callbacks, and its runs have no ids; the keys are cache, ",
+        ),
+        ("zzz", "'zzz'; the keys are cache, "),
+    ],
+)
+def test_config_suggests_the_key_that_is_meant(key: str, hint: str) -> None:
+    """By its spelling; a key of LangChain's gets the reason why it is missing."""
+    with pytest.raises(ValueError, match=re.escape(f"config has no key {hint}")):
+        check_config({key: 5})
 
 
 @pytest.mark.parametrize("value", [5, "max_concurrency", [("max_concurrency", 5)]])

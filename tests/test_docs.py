@@ -40,6 +40,14 @@ def test_docs_link_to_files_that_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_docs_tables_name_each_column(document: Path) -> None:
+    """No heading of a table is empty: a screen reader names the column with each cell."""
+    text = document.read_text(encoding="utf-8")
+    heads = re.findall(r"^(\|.*\|)\n\|[-:| ]+\|$", text, re.MULTILINE)
+    assert not [head for head in heads if not all(cell.strip() for cell in head.strip("|").split("|"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_docs_sessions_give_what_they_show(document: Path) -> None:
     """Examples with prompts (`>>>`) run."""
     text = document.read_text(encoding="utf-8")
@@ -55,6 +63,35 @@ def test_docs_code_runs(
     """The Python and shell blocks of a page run from top to bottom; one that does not says why."""
     with page(document, tmp_path, mock_server, monkeypatch) as blocks:
         blocks.run()
+
+
+def findings_page() -> dict[str, str]:
+    """Return the bold text of each finding's line on its page: the software and its version."""
+    text = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^- .*$", text, re.MULTILINE)
+    parts = [
+        re.fullmatch(r"- `(\S+)`, \*\*(.+?)\*\*: \S.* \*For you:\* \S.* \*batchrt:\* \S.*", line)
+        for line in lines
+    ]
+    assert None not in parts, [line for line, part in zip(lines, parts, strict=True) if part is None]
+    found = [(part[1], part[2]) for part in parts if part is not None]
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+def test_docs_findings_have_a_line_each() -> None:
+    """Each script of findings/ has its line on the page, and each line its script."""
+    assert findings_page().keys() == {path.stem for path in (ROOT / "findings").glob("*.sh")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "findings").glob("*.sh")), ids=lambda path: path.stem)
+def test_docs_finding_names_the_version_of_its_script(path: Path) -> None:
+    """Software and version on the page are those that the first comment of the script names."""
+    script, software = path.read_text(encoding="utf-8"), findings_page()[path.stem]
+    comment = re.match(r"#!.*\n((?:# .*\n)+)", script)
+    assert comment is not None
+    said = re.sub(r"\s+", " ", comment[1].replace("#", " "))
+    assert not [part for part in re.split(r", | and | with ", software) if part not in said]
 
 
 def test_docs_blocks_are_found_with_their_lines_and_reasons() -> None:

@@ -19,7 +19,7 @@ def abort_reason(policy: AbortPolicy) -> str:
         return f"the provider asks to wait {_until(error.retry_after)}, which is more than --max-wait"
     if policy.is_wrong_address:
         return "no server answers at the provider's address"
-    return "the provider lets no request through"
+    return "the provider refuses every request"
 
 
 def _until(seconds: float) -> str:

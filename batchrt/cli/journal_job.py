@@ -231,7 +231,9 @@ class JournalJob(Job):
             problem = f"{option_named(error)} (there is no journal of it, {self._journal}, to resume)"
             error = UsageError(problem)
         if self._job.matches is not None:
-            complain(f"the outcomes so far are in the journal {self._journal}; the same command goes on")
+            complain(
+                f"the outcomes so far are in the journal {self._journal}; run the same command to continue"
+            )
         elif isinstance(error, JournalError):
             raise UsageError(str(error)) from error
         raise error
@@ -283,7 +285,7 @@ class JournalJob(Job):
         if self._retries_failed and report.failed:
             rows = f"{count(report.done, 'row')}, and errors of {report.failed:,}, which are asked again"
             goal = "was asked again"
-        yield f"the journal {self._journal} has the outcomes of {rows}; the same command goes on"
+        yield f"the journal {self._journal} has the outcomes of {rows}; run the same command to continue"
         if not report.has_partial:
             is_new = is_free(self._settings.output)
             yield f"{out} is {'' if is_new else 'unchanged: it is '}written when each row {goal}"

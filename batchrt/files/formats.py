@@ -64,7 +64,11 @@ def choose_format(path: str, explicit: str | None = None) -> Format:
     if suffix == ".json":
         problem = "a .json suffix does not tell whether there is one JSON object a line"
         raise InputError(f"{path}: {problem}; if so, add `format` jsonl", path=path, parameter="format")
-    named = f"the suffix {suffix!r} tells no format" if suffix else "no suffix to tell the format"
+    named = (
+        f"no format has the suffix {suffix!r}"
+        if suffix
+        else "the name has no suffix that would name a format"
+    )
     raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path, parameter="format")
 
 

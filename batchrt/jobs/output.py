@@ -102,7 +102,11 @@ def _try(path: str, source: Source | None, layout: OutputLayout | None) -> list[
     """Open an output of this name in another folder, for its errors, and return the names of its files."""
     with TemporaryDirectory() as folder:
         name = str(Path(folder) / Path(path).name)
-        _open(name, () if source is None else source.columns, source, layout).close()
+        try:
+            _open(name, () if source is None else source.columns, source, layout).close()
+        except InputError as error:
+            message = str(error).replace(name, path)
+            raise InputError(message, path=path, column=error.column, parameter=error.parameter) from None
         return [made.name for made in Path(folder).iterdir()]
 
 

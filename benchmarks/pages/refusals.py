@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.pages.figures import Row, number
-from benchmarks.pages.tables import table
+from benchmarks.pages.tables import FIRST_HEADING, table
 from benchmarks.studies import refusals_kept
 from benchmarks.studies.refusals_cases import cases
 
@@ -127,7 +127,7 @@ def _socket_table(rows: Sequence[Row]) -> Iterator[str]:
         label = f"{row['contender']} ({row['note']})" if row["note"] else row["contender"]
         runs = str(len(row["figures"].get("lost", ())))
         lines.append([label, runs, *(_cell(row, key, digits) for key, _, digits in shown)])
-    yield from table(["", "runs", *(heading for _, heading, _ in shown)], lines)
+    yield from table([FIRST_HEADING, "runs", *(heading for _, heading, _ in shown)], lines)
 
 
 def _any(rows: Sequence[Row], key: str) -> bool:

@@ -18,9 +18,11 @@ from benchmarks.pages.figures import (
     ratio,
 )
 
-__all__ = ["contender_list", "headline", "machine_list", "scenario_tables", "table"]
+__all__ = ["FIRST_HEADING", "contender_list", "headline", "machine_list", "scenario_tables", "table"]
 
 _OWN = "batchrt"
+FIRST_HEADING = "contender"
+"""The heading of the first column: a reader that speaks a table names the column of each cell."""
 _MOST_TABLES = 2
 """Cases with a table each; those of a scenario with more of them are the columns of one."""
 
@@ -51,7 +53,7 @@ def _case_table(scenario: Mapping[str, Any], case: Mapping[str, Any]) -> Iterato
     columns, relative = scenario["columns"], scenario["relative"]
     reference = find_row(case, _OWN)
     best = {each["key"]: best_rows(case["rows"], each["key"], each["best"]) for each in columns}
-    headings = ["", *(each["heading"] for each in columns), *(["x batchrt"] if relative else [])]
+    headings = [FIRST_HEADING, *(each["heading"] for each in columns), *(["x batchrt"] if relative else [])]
     lines = []
     for row in case["rows"]:
         label = row["label"] + (f" ({row['note']})" if row["note"] else "")
@@ -113,7 +115,7 @@ def _pivot(scenario: Mapping[str, Any], column: Mapping[str, Any]) -> Iterator[s
         lines.append([label, *cells])
     yield f"**{column['heading']}**"
     yield ""
-    yield from table(["", *(case["title"].split(", ")[0] for case in cases)], lines)
+    yield from table([FIRST_HEADING, *(case["title"].split(", ")[0] for case in cases)], lines)
 
 
 # The table to decide by
@@ -153,7 +155,7 @@ def headline(document: Document) -> Iterator[str]:
         )
     yield from table(
         (
-            "",
+            FIRST_HEADING,
             "chat: CPU µs/row",
             "x batchrt",
             "rows/s, one core",

@@ -58,7 +58,7 @@ def test_page_cells_have_the_median_and_the_worst_run(monkeypatch: pytest.Monkey
         "openai SDK, 2 retries, cap 8": {"lost": [7], "refused": [20], "in_waits": [0]},
     }
     text = _rendered(monkeypatch, sockets=[_entry(NAMES["rate"], rows)])
-    assert "|  | runs | lost | x ideal | refused % |" in text
+    assert "| contender | runs | lost | x ideal | refused % |" in text
     assert "| batchrt, cap 8 | 3 | 0 | 1.20 (1.25) | 3.0 (4.0) |" in text
     assert "| openai SDK, 2 retries, cap 8 | 1 | 7 | - | 20.0 |" in text
     assert "missed" not in text

@@ -46,7 +46,7 @@ def test_tables_of_many_cases_have_a_column_for_each() -> None:
     """Cases that differ in a number stand side by side, in one table for each figure."""
     cases = [[row("batchrt", cpu=[cpu], wrong=[0])] for cpu in (1, 2, 3)]
     text = "\n".join(scenario_tables(scenario(*cases, key="items")))
-    assert "|  | 10 items | 100 items | 1000 items |" in text
+    assert "| contender | 10 items | 100 items | 1000 items |" in text
     assert "| batchrt | **1** | **2** | **3** |" in text
 
 

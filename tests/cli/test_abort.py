@@ -20,7 +20,7 @@ def too_long() -> Exception:
     ("error", "reason"),
     [
         (outage(), "the provider was down for longer than --patience"),
-        (AuthenticationError("no", status=401), "the provider lets no request through"),
+        (AuthenticationError("no", status=401), "the provider refuses every request"),
         (
             RateLimitError("no", status=429, retry_after=1e300),
             "the provider asks to wait 1e+300 s, which is more than --max-wait",

@@ -145,7 +145,7 @@ def test_embed_aborts_if_the_provider_refuses_every_request(
     assert result.code == 2
     assert asked == ["0", "10", "20", "30", "40"]
     last = result.err.splitlines()[-1]
-    assert last.startswith("batchrt: stopped because the provider lets no request through: ")
+    assert last.startswith("batchrt: stopped because the provider refuses every request: ")
     assert code in last
     assert np.load(out).shape == (50, 0)
     assert len(written((tmp_path / "v.ids.jsonl").read_text())) == 50

@@ -182,7 +182,7 @@ def test_job_aborts_if_the_provider_refuses_every_request(
     assert result.code == 2
     assert len(asked) == 5
     last = result.err.splitlines()[-1]
-    assert last.startswith("batchrt: stopped because the provider lets no request through: ")
+    assert last.startswith("batchrt: stopped because the provider refuses every request: ")
     assert code in last
     assert len(result.out.splitlines()) == 5
 

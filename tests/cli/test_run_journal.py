@@ -160,7 +160,9 @@ def test_run_journal_goes_on_after_a_signal(
     before = provider.take()
     assert len(before) < ROWS
     assert out.read_text() == "old\n"
-    assert f"job.journal has the outcomes of {len(before)} rows; the same command goes on" in stopped.err
+    assert (
+        f"job.journal has the outcomes of {len(before)} rows; run the same command to continue" in stopped.err
+    )
     provider.at.clear()
     assert run(command, rows, out, "--overwrite").code == 0
     assert provider.take() == [text for text in numbers(range(ROWS)) if text not in before]
@@ -199,8 +201,8 @@ def test_run_journal_retry_of_failed_rows_that_is_stopped_says_how_to_go_on(
         provider.refuse[text] = httpx.Response(401, json={"error": {"message": "bad key"}})
     stopped = run(command, rows, out, "--retry-failed")
     assert stopped.code == 4
-    told = f"outcomes of {ROWS - 3} rows, and errors of 3, which are asked again; the same command goes on"
-    assert told in stopped.err
+    told = f"outcomes of {ROWS - 3} rows, and errors of 3, which are asked again"
+    assert f"{told}; run the same command to continue" in stopped.err
     assert f"{out} is unchanged: it is written when each row was asked again" in stopped.err
     provider.refuse.clear()
     assert run(command, rows, out, "--retry-failed").code == 0
@@ -310,7 +312,7 @@ def test_run_journal_outage_leaves_no_failed_rows(
         provider.refuse[text] = httpx.Response(401, json={"error": {"message": "bad key"}})
     stopped = run(command, rows, out)
     assert stopped.code == 4
-    assert "stopped because the provider lets no request through: AuthenticationError: bad key" in stopped.err
+    assert "stopped because the provider refuses every request: AuthenticationError: bad key" in stopped.err
     assert "has the outcomes of 20 rows" in stopped.err
     provider.take()
     provider.refuse.clear()
@@ -514,7 +516,7 @@ def test_run_journal_full_disk_keeps_what_was_committed(
     stopped = run(command, rows, out)
     assert stopped.code == 4
     assert "job.journal: the disk is full; make room" in stopped.err
-    assert "the same command goes on" in stopped.err
+    assert "run the same command to continue" in stopped.err
     assert not out.exists()
     monkeypatch.undo()
     put_in_place(monkeypatch, provider.handle)

@@ -88,7 +88,7 @@ def test_unordered_output_begins_with_reused_rows(
     assert stopped.code == 130
     before = outputs(out)
     assert 0 < len(before) < ROWS
-    assert f"has the outcomes of {len(before)} rows; the same command goes on" in stopped.err
+    assert f"has the outcomes of {len(before)} rows; run the same command to continue" in stopped.err
     stop[0] = False
     assert command(*given).code == 0
     assert sorted(outputs(out)[: len(before)]) == sorted(before)

@@ -392,6 +392,18 @@ async def test_job_checks_its_output_first(
     assert answers.take() == []
 
 
+@pytest.mark.parametrize("name", ["out.xlsx", "out.parquet.gz", "out"])
+async def test_job_names_its_output_as_it_was_given(
+    answers: Answers, journal: Path, tmp_path: Path, name: str
+) -> None:
+    """The output is tried out in a temporary folder, which no message is about."""
+    sink = str(tmp_path / name)
+    with pytest.raises(InputError) as caught:
+        await Job(answers.chain(), questions(1), sink, journal=journal).arun()
+    assert str(caught.value).startswith(f"{sink}: ")
+    assert caught.value.path == sink
+
+
 def test_job_refuses_options_that_make_no_sense(answers: Answers, journal: Path) -> None:
     """Before anything is opened."""
     with pytest.raises(ValueError, match="cannot be the same file"):
