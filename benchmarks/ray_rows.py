@@ -42,7 +42,7 @@ class _MockedChain:
         self._provider: MockProvider | None = None
         self._asked = 0
 
-    def __call__(self, _row: dict[str, Any]) -> Any:
+    async def get(self, _row: dict[str, Any]) -> Any:
         """Return the chain, which is then run on the row."""
         if self._chain is None or self._provider is None:
             self._provider = MockProvider()
@@ -146,7 +146,7 @@ def memory(most: int, workers: int, minutes: float) -> None:
             tell()
 
     threading.Thread(target=sample, daemon=True).start()
-    chain = RunnableLambda(_MockedChain(), inline=True)
+    chain = RunnableLambda(_MockedChain().get)
     answers = map_dataset(ray.data.range(most), chain, concurrency=workers)
     try:
         for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
