@@ -48,7 +48,9 @@ def address() -> Iterator[str]:
         text=True,
     )
     assert head.stdout is not None
-    yield head.stdout.readline().strip()
+    found = head.stdout.readline().strip()
+    assert found, "the cluster has not started"
+    yield found
     head.communicate()
 
 
