@@ -111,6 +111,7 @@ class _Background:
 
     def __init__(self) -> None:
         self._loop = _BackgroundLoop()
+        self._exiting = False
         os.register_at_fork(after_in_child=self._forget)
         atexit.register(self._stop)
 
@@ -138,6 +139,19 @@ class _Background:
             spare.stop()
             loop.blocked -= blocks
 
+    def end_daemon_thread(self) -> None:
+        """Raise `SystemExit` in a daemon thread once the interpreter is exiting; return otherwise.
+
+        Python ends daemon threads at any moment from then on, without a word. So does `SystemExit`, which
+        `threading` reports nowhere, and the thread's own cleanups run; a thread that waited on would hang an
+        exit handler that joins it. In a thread that Python did not start, C code would see the exception and
+        might end the process.
+        """
+        thread = threading.current_thread()
+        started = thread.daemon and not isinstance(thread, threading._DummyThread)
+        if self._exiting and started:
+            raise SystemExit("the interpreter is exiting, and its daemon threads with it")
+
     def _current(self) -> _BackgroundLoop:
         loop = self._loop
         while loop.ended:
@@ -147,8 +161,10 @@ class _Background:
 
     def _forget(self) -> None:
         self._loop = _BackgroundLoop()
+        self._exiting = False
 
     def _stop(self) -> None:
+        self._exiting = True
         loop = self._loop
         self._loop = _BackgroundLoop()
         loop.at_exit = True

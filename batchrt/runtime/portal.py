@@ -63,11 +63,27 @@ class Crossing:
 
         Raises:
             RuntimeError: if the loop has ended, or is the calling thread's own, which would wait forever.
+            SystemExit: if the interpreter's exit has ended the loop, in a daemon thread.
         """
         if self._loop.here():
             raise RuntimeError("this was begun in another thread, and cannot go on in its event loop's own")
+        ticket = _Ticket(function, self._caller, self._watched)
+        try:
+            self._hand_over(ticket)
+        except LoopEndedError:
+            self._end_daemon_thread()
+            raise
+        if ticket.cut_off:
+            self._end_daemon_thread()
+        return ticket
+
+    def _end_daemon_thread(self) -> None:
+        # No run waits for this thread, nor does an event loop run in it: nothing else sees the exception.
+        if self._watched is None and self._blockade is None:
+            background.end_daemon_thread()
+
+    def _hand_over(self, ticket: _Ticket[Any]) -> None:
         strand = self._watched
-        ticket = _Ticket(function, self._caller, strand)
         if strand is None:
             self._redeem(ticket, polls=check_waiting_task())
         else:
@@ -75,7 +91,6 @@ class Crossing:
             polls = not strand.in_thread and check_waiting_task()
             with strand.watching(ticket.cancel):
                 self._redeem(ticket, polls=polls)
-        return ticket
 
     def _redeem(self, ticket: _Ticket[Any], *, polls: bool = False) -> None:
         context = copy_context() if self._own is None else strand_context(self._own)
@@ -128,6 +143,8 @@ def crossing(caller: Caller) -> Iterator[Crossing]:
     if strand is not None and strand.run.loop is not None and not blocks_a_loop:
         yield Crossing(strand.run.loop, caller, watched=strand)
     elif strand is None or not blocks_a_loop:
+        if strand is None and not blocks_a_loop:
+            background.end_daemon_thread()
         with background.loop() as loop:
             yield Crossing(loop, caller)
     else:
@@ -180,13 +197,18 @@ def fetches(stream: Delivery[T], caller: Caller, fetched: deque[T]) -> Generator
 
 
 class _Ticket(Generic[T]):
-    """One call handed to a loop, cancellable from any thread."""
+    """One call handed to a loop, cancellable from any thread.
+
+    Attributes:
+        cut_off: whether the loop ended before the call did.
+    """
 
     def __init__(
         self, function: Callable[[], Awaitable[T]], caller: Caller, strand: Strand | None = None
     ) -> None:
         self._function = function
         self._caller = caller
+        self.cut_off = True
         self._run = None if strand is None else strand.run
         self._loop: LoopHandle | None = None
         self._scope: CancelScope | None = None
@@ -253,12 +275,13 @@ class _Ticket(Generic[T]):
                     await anyio.lowlevel.checkpoint()  # before any code of the user's
                 self._result = await self._function()
                 self._error = None
-                return
-            self._error = concurrent.futures.CancelledError("the run was cancelled")
+            if self._scope.cancelled_caught:
+                self._error = concurrent.futures.CancelledError("the run was cancelled")
         except anyio.get_cancelled_exc_class():
             return  # the loop ends, and the error says so
         except BaseException as error:  # noqa: BLE001  raised in the calling thread
             self._error = error
+        self.cut_off = False
 
     def _end_unstarted(self) -> None:
         if self._task is None and not self._ended:

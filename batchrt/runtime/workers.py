@@ -134,7 +134,8 @@ class Workers:
     def delivered(self, count: int = 1) -> None:
         """Record that the consumer took `count` outcomes that `deliver` had kept for it."""
         self._delivered += count
-        self._recruit()
+        if not self._finished.is_set():  # the run may be ending: a task group takes no tasks then
+            self._recruit()
 
     def may_admit(self) -> bool:
         """Whether another item may be admitted as things stand."""
@@ -161,7 +162,7 @@ class Workers:
 
     def resume(self) -> None:
         """Record that one strand less is held up, as by a provider's quota."""
-        if self._workers and not self._drained:
+        if self._workers and not (self._drained or self._finished.is_set()):
             self._recruit()
 
     def _recruit(self) -> None:

@@ -199,7 +199,7 @@ def test_endurance_processes_of_every_kind_batch_after_use(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("way", ["batch", "batch_iter", "run_iter"])
 def test_endurance_interpreter_exits_in_mid_run(way: str) -> None:
-    """A daemon thread's run does not keep the process alive: its call raises, and nothing else is said."""
+    """A daemon thread's run does not keep the process alive: its call ends without a word."""
     source = f"""
         import threading
         from batchrt import RunnableLambda
@@ -214,10 +214,8 @@ def test_endurance_interpreter_exits_in_mid_run(way: str) -> None:
         chain = RunnableLambda(slow) | RunnableLambda(str)
 
         def target():
-            try:
-                list(chain.{way}(range(100)))
-            except BaseException as error:
-                assert str(error) == "the event loop ended"
+            list(chain.{way}(range(100)))
+            print("the call returned")
 
         threading.Thread(target=target, daemon=True).start()
         assert begun.wait(20)

@@ -238,6 +238,108 @@ def test_portal_batch_at_exit_still_runs() -> None:
     )
 
 
+EXIT_BESIDE_A_DAEMON = """
+import atexit, threading
+
+threads = []
+# Registered before the package's own handler, and so called after it.
+atexit.register(lambda: [thread.join() for thread in threads])
+
+from batchrt import RunnableLambda
+
+begun = threading.Event()
+
+async def slow(value):
+    begun.set()
+    import anyio
+    await anyio.sleep(600)
+
+def nested(value):
+    return RunnableLambda(slow).batch([value])
+
+def target():
+    try:
+        work()
+        print("the call returned")
+    except Exception as error:
+        print("seen", repr(error))
+    finally:
+        print("cleaned up")
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "RunnableLambda(slow).batch([1])",
+        "RunnableLambda(slow).invoke(1)",
+        "list(RunnableLambda(slow).batch_iter([1]))",
+        "list(RunnableLambda(slow).run_iter([1]))",
+        "RunnableLambda(nested).batch([1, 2])",
+    ],
+)
+def test_portal_exit_ends_daemon_threads_quietly(call: str) -> None:
+    """Their calls end by SystemExit: cleanups run, exit handlers can join the threads, nothing is printed."""
+    source = f"""
+work = lambda: {call}
+threads.append(threading.Thread(target=target, daemon=True))
+threads[0].start()
+begun.wait()
+print("over")
+"""
+    assert output_of(EXIT_BESIDE_A_DAEMON + source).split("\n") == ["over", "cleaned up"]
+
+
+@pytest.mark.parametrize("calls", ["chain.batch([1])", "next(outputs)"])
+def test_portal_exit_ends_daemon_threads_between_calls(calls: str) -> None:
+    """A call that a daemon thread begins after the loop has ended says no more than one that was cut off."""
+    source = f"""
+async def same(value):
+    return value
+
+chain = RunnableLambda(same)
+outputs = chain.batch_iter(iter(int, 1), {{"max_concurrency": 1, "window": 1}})
+
+def work():
+    while True:
+        {calls}
+        begun.set()
+
+threads.append(threading.Thread(target=target, daemon=True))
+threads[0].start()
+begun.wait()
+print("over")
+"""
+    assert output_of(EXIT_BESIDE_A_DAEMON + source).split("\n") == ["over", "cleaned up"]
+
+
+def test_portal_exit_leaves_threads_that_python_did_not_start_an_error() -> None:
+    """The code that called Python there might end the process for a SystemExit: the call is cancelled."""
+    source = """
+import _thread
+from concurrent.futures import CancelledError
+
+seen = threading.Event()
+
+def work():
+    try:
+        RunnableLambda(slow).batch([1])
+    except CancelledError as error:
+        print(error)
+    finally:
+        seen.set()
+
+_thread.start_new_thread(work, ())
+begun.wait()
+print("over")
+"""
+    before = "import atexit, threading; atexit.register(lambda: seen.wait())"
+    assert output_of(f"{before}\n{EXIT_BESIDE_A_DAEMON}{source}").split("\n") == [
+        "over",
+        "the event loop ended",
+    ]
+
+
 def test_portal_there_is_one_background_loop_however_many_threads_ask_first() -> None:
     """There is one background loop however many threads ask first."""
     assert (

@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from batchrt import DeadlineExceededError, RunnableLambda
+from tests import virtual
 from tests.runtime.harness import (
     Boom,
     Watch,
@@ -381,6 +382,36 @@ def test_stream_deadline_with_outcomes_that_wait_for_a_slow_consumer() -> None:
         assert len(started) == begun
 
     on_trio(main)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_stream_outcome_taken_at_the_moment_the_run_ends_begins_nothing(backend: str) -> None:
+    """The window has room again, and the deadline's last item has just been cleaned up."""
+
+    async def main() -> None:
+        started: list[int] = []
+
+        async def leaf(value: int) -> int:
+            started.append(value)
+            if value == 2:
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.sleep(1)
+            return value
+
+        how = config(deadline=5, window=3, max_concurrency=2)
+        stream = RunnableLambda(leaf).abatch_iter(range(9), how, return_exceptions=True)
+        assert await anext(stream) == 0
+        await anyio.sleep(6)
+        outcomes = [outcome async for outcome in stream]
+        assert sum(isinstance(outcome, DeadlineExceededError) for outcome in outcomes) == 6
+        assert [outcome for outcome in outcomes if isinstance(outcome, int)] == [1, 3]
+        assert started == [0, 1, 2, 3]
+
+    for seed in range(40):  # of the order of tasks in that moment
+        virtual.run(main, backend=backend, seed=seed)
 
 
 async def test_stream_stream_is_for_one_task_at_a_time() -> None:
