@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from batchrt.errors import ProviderError
+from batchrt.errors import AuthenticationError, ProviderError
 from batchrt.limits.events import Admitted, Events, ProviderUp, Sent, TellingLock
 from batchrt.limits.limiter import Limiter
 from batchrt.limits.permit import Permit, Waiting
@@ -94,7 +94,7 @@ class AdmissionControl:
     def _wiring(self) -> Wiring:
         from batchrt.limits.shared.lease_keeper import Wiring
 
-        return Wiring(self._lock, self.events, self._waiting, self._lease_changed)
+        return Wiring(self._lock, self.events, self._waiting, self._lease_changed, self._lease_refused)
 
     def _waiting(self) -> Waiting:
         return self._queue.waiting(self._limiter.expect)
@@ -104,6 +104,11 @@ class AdmissionControl:
         if pauses:
             self._queue.reject(lambda permit: self._limiter.hopeless(permit, now))
         self._queue.wake_soon()
+
+    def _lease_refused(self, why: str) -> None:
+        """Reject all that wait for a first lease, which no wait will bring."""
+        said = f"nothing was sent: {why}; see the quota's `shared`"
+        self._queue.reject(lambda _: AuthenticationError(said))
 
     def admit_nowait(self, permit: Permit, strand: Strand) -> bool:
         """Admit `permit` if nothing holds requests back; `False` if it takes `admit` to find out.
@@ -137,6 +142,7 @@ class AdmissionControl:
         Raises:
             RateLimitError: the provider asked for a longer wait than the permit allows.
             OutageError: the provider was down for longer than the permit's patience.
+            AuthenticationError: the store of a shared quota refuses this process.
         """
         run = strand.run
         if self._process != run.process:

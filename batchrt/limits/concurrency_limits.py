@@ -82,7 +82,7 @@ class ConcurrencyLimits:
             return math.inf
         if not grows and in_flight < best - 1:
             return now
-        due = max(now, found.paced(best) if grows else found.apart(best))
+        due = max(now, found.paced(best) if grows else found.apart(max(1, best - 1)))
         self.auto.wanted = self.auto.wanted or due > now
         return due
 

@@ -22,17 +22,27 @@ _GROWTH: Final = 2.7
 """The seconds in which the rate doubles, in terms of those between two refusals: after 1/2.7 of them it has
 grown by a twentieth."""
 _SHORTEST: Final = 2.0
+_LONG: Final = 20.0
 _LONGEST: Final = 60.0
-"""Seconds in which a rate is doubled, at the least and at the most."""
+"""Seconds in which a rate is doubled: at the least, and at the most, which is more for a low rate."""
+_FEW_REQUESTS: Final = 80.0
+"""Requests in which a low rate is doubled: a refusal in twenty or thirty."""
 _CUSHION: Final = 2.0
-"""Requests' worth of refill that is left in the provider's bucket after a refusal: arrival is not sending. No
-refill is waited for longer than the rate may take to double."""
+_CUSHION_SECONDS: Final = 0.2
+"""Requests' worth of refill that are waited for after a refusal: one is to be sent, and the other is left in
+the provider's bucket, since arrival is not sending; but for no longer than so many seconds, in which a small
+bucket is full. No refill is waited for longer than the rate may take to double."""
 _BURST_SECONDS: Final = 0.1
 _UNCERTAIN: Final = 1.3
 """The factor between the rates that explain the refusals, from which on their geometric mean is tried."""
+_GROWN: Final = 1.1
+"""The growth from which on a refusal tells how far growing may go."""
 _SEVERAL: Final = 3.0
 """Requests let in during one wait, from which on the wait is no wait for one request."""
 _UNCERTAIN_WAITS: Final = 5.0
+_UNCERTAIN_REQUESTS: Final = 8.0
+"""Waits in which a rate is doubled at the least, and requests in which the highest one is reached, where
+several rates explain the refusals. In seconds alone, a low rate would be refused with every third request."""
 _MOST_AT_ONCE: Final = 3.0
 _FLOOR: Final = 0.25
 _PEAK_HALF_LIFE: Final = 30.0
@@ -118,16 +128,24 @@ class RateEstimator:
             self._scale = _SHORTEST
         elif uncertain:
             # The next refusal tells more than it costs.
-            self._scale = max(_SHORTEST, _UNCERTAIN_WAITS * wait)
+            self._scale = self._search_scale(highest, wait)
         else:
-            self._scale = min(max(_GROWTH * between, _SHORTEST), _LONGEST)
-        self._until = now + max(wait, min(_CUSHION / self._base, _SHORTEST if guess else _LONGEST))
+            longest = min(max(_LONG, _FEW_REQUESTS / self._base), _LONGEST)
+            self._scale = min(max(_GROWTH * between, _SHORTEST), longest)
+        self._until = now + max(wait, min(self._quiet, _SHORTEST if guess else _LONGEST))
         self._grown, self._ticked = 0.0, now
         if self.bucket is None:
             self.since = now
             self.bucket = TokenBucket("requests", "minute", rate=self._base, capacity=1.0, now=now)
         self.bucket.at, self.bucket.level = now, 1.0
         self._set_rate(self.bucket)
+
+    def _search_scale(self, highest: float, wait: float) -> float:
+        """Return the seconds of `_growth` with which the `highest` rate is reached within a few requests."""
+        grown = max(highest / self._base, _UNCERTAIN) - 1
+        volume = math.cbrt(grown) * (1 + grown / 4)  # until the growth is as high, in terms of the scale
+        shortest = max(_SHORTEST, _UNCERTAIN_WAITS * wait)
+        return max(shortest, min(_UNCERTAIN_REQUESTS / (self._base * volume), _LONGEST))
 
     def _floor(self, now: float) -> float:
         """Return the lowest rate that is believed: refusals that no pace ends must not end the work."""
@@ -137,16 +155,21 @@ class RateEstimator:
             self._peak = max(self._peak, self._base)
         return self._peak * _FLOOR
 
+    @property
+    def _quiet(self) -> float:
+        """Seconds without a request after a refusal: those of a token, and the cushion."""
+        return 1 / self._base + min((_CUSHION - 1) / self._base, _CUSHION_SECONDS)
+
     def refused(self, wait: float, now: float) -> None:
         """Send nothing until the wait that a refusal asks for is over, and go on at the rate there was."""
-        self._until = max(self._until, now + max(wait, min(_CUSHION / self._base, _LONGEST)))
+        self._until = max(self._until, now + max(wait, min(self._quiet, _LONGEST)))
         if self.bucket is not None:
             self.bucket.level = min(self.bucket.level, 1.0)
 
     @property
     def has_grown(self) -> bool:
-        """Whether the rate is far above the base, so that a refusal tells how far growing may go."""
-        return self.bucket is not None and self._growth(self._grown) > _UNCERTAIN
+        """Whether the rate is so far above the base that a refusal tells how far growing may go."""
+        return self.bucket is not None and self._growth(self._grown) > _GROWN
 
     @property
     def overrun(self) -> float:
@@ -163,7 +186,7 @@ class RateEstimator:
         if self.bucket is None or now < self._until:
             return False
         grown = (self._volume(self._grown) - self._grown) * self._base
-        return grown >= _CUSHION / 2
+        return grown >= self._quiet * self._base - 1.0
 
     def drop(self) -> None:
         """Believe in no rate any more."""

@@ -33,8 +33,14 @@ def likeliest_rate(
     events: Sequence[Event], known: Sequence[float], active: Active
 ) -> tuple[float, float, float]:
     """Return the likeliest rate, the highest one that is as likely, and the unexplained weight."""
+    dry = _dry(events)
     found = [
-        (min(_unexplained(events, rate, burst) for burst in (*_BURSTS, *_fitting_bursts(events, rate))), rate)
+        (
+            min(
+                _unexplained(events, rate, burst, dry) for burst in (*_BURSTS, *_fitting_bursts(events, rate))
+            ),
+            rate,
+        )
         for rate in _candidates(events, known, active)
     ]
     if not found:
@@ -66,6 +72,16 @@ def _candidates(events: Sequence[Event], known: Sequence[float], active: Active)
     fastest = _fastest(events)
     rates += [fastest, fastest / 1.25, fastest / 2] if fastest else []
     return dict.fromkeys(rate for rate in rates if rate > 0)
+
+
+def _dry(events: Sequence[Event]) -> float:
+    """Return the seconds from the first refusal to the last one before anything was let in."""
+    last = events[0][0]
+    for at, _, refused, _ in events:
+        if not refused:
+            break
+        last = at
+    return last - events[0][0]
 
 
 def _leaders(events: Sequence[Event]) -> list[tuple[float, int]]:
@@ -124,17 +140,17 @@ def _fastest(events: Sequence[Event]) -> float:
     return (len(times) - 1) / (times[-1] - times[0])
 
 
-def _unexplained(events: Sequence[Event], rate: float, burst: float) -> float:
+def _unexplained(events: Sequence[Event], rate: float, burst: float, dry: float) -> float:
     """Return the weight of the outcomes that a bucket of `burst` tokens does not predict.
 
-    The replay begins at a refusal, when the bucket held less than a token, and is put right by each outcome
-    that it did not predict. A refusal within the tolerance counts by how far it is off (a hinge loss): a
-    client that keeps to some rate is always near the edge of a bucket with this rate, and random refusals
-    would be explained by whatever rate is kept to.
+    The replay begins at a refusal, when the bucket held less than a token, and so much less that the `dry`
+    seconds did not fill it. Each outcome that it did not predict puts it right. A refusal within the tolerance
+    counts by how far it is off (a hinge loss): a client that keeps to some rate is always near the edge of a
+    bucket with this rate, and random refusals would be explained by whatever rate is kept to.
     """
     # The tolerance may be no large share of a small bucket.
     tolerance = _TOLERANCE + min(_JITTER * rate, _JITTER_SHARE * (burst - 1.0))
-    level, last, total = 0.5, events[0][0], 0.0
+    level, last, total = max(0.0, min(0.5, 1.0 - rate * dry)), events[0][0], 0.0
     for at, _, refused, weight in events:
         if at > last:
             level = min(burst, level + (at - last) * rate)

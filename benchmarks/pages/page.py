@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import documents
+from benchmarks.pages import refusals
 from benchmarks.pages.charts import draw
 from benchmarks.pages.figures import Document
 from benchmarks.pages.tables import contender_list, headline, machine_list, scenario_tables
@@ -98,6 +99,7 @@ def render(root: Path = _ROOT) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         yield Path(name)
+    yield refusals.render(root)
     readme = root / "README.md"
     older = readme.read_text(encoding="utf-8")
     newer = with_headline(older)

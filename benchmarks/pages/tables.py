@@ -18,14 +18,15 @@ from benchmarks.pages.figures import (
     ratio,
 )
 
-__all__ = ["contender_list", "headline", "machine_list", "scenario_tables"]
+__all__ = ["contender_list", "headline", "machine_list", "scenario_tables", "table"]
 
 _OWN = "batchrt"
 _MOST_TABLES = 2
 """Cases with a table each; those of a scenario with more of them are the columns of one."""
 
 
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table: names on the left, figures on the right."""
     yield f"| {' | '.join(headings)} |"
     yield f"|{'---|'}{'---:|' * (len(headings) - 1)}"
     for line in lines:
@@ -61,7 +62,7 @@ def _case_table(scenario: Mapping[str, Any], case: Mapping[str, Any]) -> Iterato
             label = f"{label}: {row['reason']}"
         cells = [_marked(cell(row, each["key"], each["digits"]), row, best[each["key"]]) for each in columns]
         lines.append([label, *cells, *([_times(row, reference, relative)] if relative else [])])
-    yield from _table(headings, lines)
+    yield from table(headings, lines)
     sentence = _verdict(columns, best, reference)
     if sentence:
         yield sentence
@@ -112,7 +113,7 @@ def _pivot(scenario: Mapping[str, Any], column: Mapping[str, Any]) -> Iterator[s
         lines.append([label, *cells])
     yield f"**{column['heading']}**"
     yield ""
-    yield from _table(["", *(case["title"].split(", ")[0] for case in cases)], lines)
+    yield from table(["", *(case["title"].split(", ")[0] for case in cases)], lines)
 
 
 # The table to decide by
@@ -150,7 +151,7 @@ def headline(document: Document) -> Iterator[str]:
                 _figure(others["startup"], key, "cpu", 0),
             ]
         )
-    yield from _table(
+    yield from table(
         (
             "",
             "chat: CPU µs/row",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import signal
 import sys
 import threading
@@ -21,8 +22,11 @@ from typing import Any
 from benchmarks.harness.isolation import WorkerError, run_worker
 from benchmarks.harness.machine import describe, installed
 from benchmarks.harness.measuring import Series, rotated, stopwatch
+from benchmarks.pages.refusals import render
+from benchmarks.studies import refusals_kept, report
 from benchmarks.studies.refusals_cases import Case, Server, cases
-from benchmarks.studies.refusals_clients import CONTENDERS, Contender, Target, batchrt_at, knowing
+from benchmarks.studies.refusals_clients import CONTENDERS, Contender, Target, at_cap, knowing, named
+from benchmarks.studies.refusals_server import Counts
 from benchmarks.studies.results import Column, Row, Table
 
 __all__ = ["COLUMNS", "main", "measure", "work"]
@@ -31,7 +35,9 @@ COLUMNS = (
     Column("lost", "lost", 0),
     Column("wall", "wall s"),
     Column("ideal", "x ideal", 2),
+    Column("waited", "x ideal, all waits kept", 2),
     Column("refused", "refused %", 1),
+    Column("in_waits", "sent in waits", 0),
     Column("sent", "sent", 0),
 )
 RUNS = 5
@@ -39,6 +45,7 @@ SECONDS = 90.0
 """After which a run is stopped: it did not end."""
 _MARGIN = 30
 """Seconds that a process may take for what is not measured."""
+_OWN = "batchrt"
 
 
 def measure(
@@ -49,6 +56,7 @@ def measure(
     contenders: Sequence[Contender] = CONTENDERS,
     runs: int = RUNS,
     seconds: float = SECONDS,
+    budget: float = math.inf,
     jobs: int = 1,
     lists: int = 0,
 ) -> Iterator[Table]:
@@ -61,6 +69,7 @@ def measure(
         contenders: who asks.
         runs: how often each.
         seconds: after which a run is stopped.
+        budget: seconds of all runs of a contender other than batchrt, after which no further one begins.
         jobs: how many runs at a time. They wait more than they work; but so they are in each other's way.
         lists: ask for embeddings of so many texts in place of each chat.
     """
@@ -69,7 +78,7 @@ def measure(
     for case in cases():
         if not only or case.key in only:
             asked = case.in_lists(lists) if lists else case
-            yield _measured(asked, contenders, tell, runs=runs, seconds=seconds, jobs=jobs)
+            yield _measured(asked, contenders, tell, runs=runs, seconds=seconds, budget=budget, jobs=jobs)
 
 
 def _measured(case: Case, *arguments: Any, **options: Any) -> Table:
@@ -87,6 +96,7 @@ def _measure_case(
     *,
     runs: int,
     seconds: float,
+    budget: float,
     jobs: int,
 ) -> Table:
     lacking = case.lacking()
@@ -105,6 +115,9 @@ def _measure_case(
 
         def play(plan: tuple[Contender, int]) -> None:
             contender, number = plan
+            spent = sum(result.get("wall", 0) for result in done[contender.name])
+            if spent > budget and contender.base != _OWN:
+                return
             tell(f"{case.name}: {contender.name}, run {number + 1}")
             try:
                 with nullcontext(shared) if shared is not None else case.serve() as server:
@@ -147,13 +160,12 @@ def _in_flight(case: Case, contender: Contender) -> int:
 
 
 def _play(case: Case, contender: Contender, server: Server, number: int, seconds: float) -> dict[str, Any]:
-    texts, in_flight = _texts(case.items, number), _in_flight(case, contender)
-    if contender.cap in {"none", "auto"}:
-        in_flight = case.items
+    in_flight = _in_flight(case, contender)
+    items = case.items_at(in_flight)
     settings = {
-        "contender": contender.name,
+        "contender": contender.base,
         "cap": contender.cap,
-        "items": case.items,
+        "items": items,
         "run": number,
         "seconds": seconds,
         "target": {
@@ -162,27 +174,36 @@ def _play(case: Case, contender: Contender, server: Server, number: int, seconds
             # A key of its own: a server that is shared knows nothing of the runs before.
             "api_key": f"sk-benchmark-{number}-{zlib.crc32(contender.name.encode())}",
             "per_list": case.per_list,
-            "in_flight": int(contender.cap) if contender.cap.isdigit() else case.in_flight,
+            "in_flight": in_flight,
             "per_second": case.per_second,
         },
     }
     before = server.counts()
     result = run_worker("studies.refusals", settings, seconds=seconds + _MARGIN, core=None)
-    after = server.counts()
-    sent, refused = after.sent - before.sent, after.refused - before.refused
+    seen = server.counts().since(before)
     if result["lost"] is None:
-        answered = (after.answered - before.answered) * max(1, case.per_list)
-        result["lost"] = max(0, case.items - answered)
-    # Whoever gives some up is done the sooner.
-    fair = not result["ended"] or not result["lost"]
-    ideal = case.ideal(case.requests(texts), in_flight) if fair else 0
+        result["lost"] = max(0, items - seen.answered * max(1, case.per_list))
+    at_once = items if contender.cap in {"none", "auto"} else in_flight
     return {
         **result,
         "run": number,
-        "sent": sent,
-        "refused": 100 * refused / max(1, sent),
-        "ideal": result["wall"] / ideal if ideal else None,
+        "sent": seen.sent,
+        "refused": 100 * seen.refused / max(1, seen.sent),
+        "in_waits": seen.in_waits,
+        **_against_ideals(case, _texts(items, number), at_once, result, seen),
     }
+
+
+def _against_ideals(
+    case: Case, texts: Sequence[str], in_flight: int, result: Mapping[str, Any], seen: Counts
+) -> dict[str, float | None]:
+    """Return the time as multiples of the ideals; None for a run that gave items up, and so ended sooner."""
+    if result["ended"] and result["lost"]:
+        return {"ideal": None, "waited": None}
+    requests, wall = case.requests(texts), result["wall"]
+    ideal = case.ideal(requests, in_flight)
+    waited = case.waited(requests, in_flight, seen.quiet) if case.at_random else 0
+    return {"ideal": wall / ideal if ideal else None, "waited": wall / waited if waited else None}
 
 
 def _row(contender: Contender, results: Sequence[Mapping[str, Any]], seconds: float) -> Row:
@@ -208,16 +229,9 @@ def _row(contender: Contender, results: Sequence[Mapping[str, Any]], seconds: fl
 
 def work(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Have one of them ask once; see `isolation.run_worker`."""
-    contender = _contender(settings["contender"], settings["cap"])
+    contender = named(settings["contender"], settings["cap"])
     texts = _texts(settings["items"], settings["run"])
     return asyncio.run(_ask(contender, Target(**settings["target"]), texts, settings["seconds"]))
-
-
-def _contender(name: str, cap: str) -> Contender:
-    known = next((one for one in CONTENDERS if one.name == name), None)
-    if known is not None:
-        return known
-    return batchrt_at(cap) if name.startswith("batchrt") else knowing(int(cap))
 
 
 async def _ask(contender: Contender, target: Target, texts: Sequence[str], seconds: float) -> dict[str, Any]:
@@ -245,28 +259,10 @@ def _kind(outcome: Any, text: str, target: Target) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure parts of the suite, with other batchrt caps and as often as wanted."""
+    """Measure parts of the suite, with other caps and as often as wanted."""
     from rich.console import Console
 
-    from benchmarks.studies import report
-
-    keys = [case.key for case in cases()]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.refusals")
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(keys))
-    parser.add_argument("--only", metavar="WORD", help="contenders whose name has this word")
-    parser.add_argument(
-        "--caps", nargs="*", default=[], metavar="CAP", help="for batchrt: a number, auto, none"
-    )
-    parser.add_argument("--lists", type=int, default=0, help="ask for embeddings, so many texts a request")
-    parser.add_argument("--runs", type=int, default=RUNS)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="after which a run is stopped")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args(arguments)
-    if unknown := sorted(set(options.cases) - set(keys)):
-        parser.error(f"no case {', '.join(unknown)}; there are {', '.join(keys)}")
-    asking = [*CONTENDERS, *(batchrt_at(cap) for cap in options.caps if cap != "auto")]
-    asking = [one for one in asking if not options.only or options.only.lower() in one.name.lower()]
+    options = _parse(arguments)
     progress = Console(stderr=True, style="dim", highlight=False)
     console, machine, tables = Console(width=180), describe(), list[Table]()
     report.show_machine(console, machine)
@@ -274,9 +270,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quick=False,
         tell=lambda what: progress.print(what, soft_wrap=True),
         only=options.cases,
-        contenders=asking,
+        contenders=_chosen(options.caps, options.only),
         runs=options.runs,
         seconds=options.seconds,
+        budget=options.budget,
         jobs=options.jobs,
         lists=options.lists,
     ):
@@ -284,7 +281,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tables.append(table)
         if options.json is not None:
             report.write_json(options.json, machine, {"refusals": tables}, [])
+        if options.keep:
+            refusals_kept.keep("sockets", table, refusals_kept.run_of(__spec__.name, arguments, machine))
+            render()
     return 0
+
+
+def _chosen(caps: Sequence[str], word: str) -> list[Contender]:
+    """Return the contenders whose name has the word, at these caps if there are any."""
+    asking = list(CONTENDERS)
+    if caps:
+        bases = [one for one in CONTENDERS if not one.cap]
+        asking = [at_cap(base, cap) for base in bases for cap in caps if cap.isdigit() or base.base == _OWN]
+    return [one for one in asking if word.lower() in one.name.lower()]
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    keys = [case.key for case in cases()]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.refusals")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(keys))
+    parser.add_argument("--only", default="", metavar="WORD", help="contenders whose name has this word")
+    parser.add_argument(
+        "--caps",
+        nargs="+",
+        default=[],
+        metavar="CAP",
+        help="requests at once, in place of the case's: numbers, and for batchrt auto and none",
+    )
+    parser.add_argument("--lists", type=int, default=0, help="ask for embeddings, so many texts a request")
+    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="after which a run is stopped")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="of all runs of a peer in a case, after which no further one begins",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--keep", action="store_true", help="replace the results, and render the page")
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.cases) - set(keys)):
+        parser.error(f"no case {', '.join(unknown)}; there are {', '.join(keys)}")
+    return options
 
 
 if __name__ == "__main__":

@@ -16,7 +16,10 @@ from benchmarks.studies.refusals_server import Counts, chance, latency_of, servi
 __all__ = ["Case", "Server", "cases"]
 
 _LATENCY = (0.1, 0.2)
-_FIXED = (0.1, 0.1)
+_FIXED = (0.25, 0.25)
+_AT_ONCE = 50
+"""Requests that a server that refuses at random answers at a time, so that there is an ideal for "auto"."""
+_FEWEST = 96
 
 
 class Server(Protocol):
@@ -55,6 +58,7 @@ class Case:
         fits: requests at once that are known never to be refused, where no ideal can be computed: whoever
             keeps to that is the ideal.
         at_random: refusals have nothing to do with what is sent.
+        real: the server is of another package, and nothing of its limit is made here.
     """
 
     key: str
@@ -69,6 +73,7 @@ class Case:
     per_list: int = 0
     fits: int = 0
     at_random: bool = False
+    real: bool = False
 
     def in_lists(self, size: int) -> Case:
         """Return the same with requests for embeddings of so many texts each, in place of chats."""
@@ -76,6 +81,16 @@ class Case:
             return self
         name = f"{self.name}; each for {size} texts' embeddings instead"
         return replace(self, name=name, items=self.items * size, per_list=size)
+
+    def items_at(self, in_flight: int) -> int:
+        """Return the number of texts, which falls with a small cap where nothing else limits the pace."""
+        if not self.at_random or in_flight >= _AT_ONCE:
+            return self.items
+        return max(_FEWEST, self.items * in_flight // _AT_ONCE)
+
+    def waited(self, texts: Sequence[str], in_flight: int, quiet: float) -> float:
+        """Return the ideal of a client that sends nothing in the `quiet` seconds of all named waits."""
+        return _by_chance(texts, in_flight, share=0, wait=0) + quiet
 
     def requests(self, texts: Sequence[str]) -> list[str]:
         """Return what the small servers take for the text of each request."""
@@ -94,9 +109,9 @@ def _by_number(texts: Sequence[str], in_flight: int, *, most: int) -> float:
 
 
 def _by_chance(texts: Sequence[str], in_flight: int, *, share: float, wait: float) -> float:
-    """Whoever is refused waits as asked, in nobody's way, and everybody else goes on."""
+    """A request that is refused waits as asked, without its slot, and all others go on."""
     due = [(0.0, number, 1) for number in range(len(texts))]
-    free = [0.0] * min(in_flight, len(texts))
+    free = [0.0] * min(in_flight, _AT_ONCE, len(texts))
     last = 0.0
     while due:
         at, number, tries = heapq.heappop(due)
@@ -137,6 +152,22 @@ _LITELLM_REFUSAL = {
 """As version 1.108.7 of the proxy has it, word for word but for the key's digest."""
 
 
+def _at_random(share: float, wait: int) -> Case:
+    """Return a server that refuses a share of all requests, whatever comes, and names a wait or none."""
+    items = 400 if share >= 0.1 else 600
+    named = f"retry-after {wait}" if wait else "without a wait"
+    return Case(
+        f"random-{100 * share:g}{'' if wait else '-bare'}",
+        f"{100 * share:g} % refused at random, {named}: {items} chats, {_AT_ONCE} at once",
+        partial(serving, latency=_FIXED, share=share, at_once=_AT_ONCE, wait=wait),
+        items,
+        _AT_ONCE,
+        partial(_by_chance, share=share, wait=wait),
+        _AT_ONCE / _FIXED[0],
+        at_random=True,
+    )
+
+
 def cases() -> tuple[Case, ...]:
     """Return all of them: nginx, the small servers, and what has a virtual environment of its own."""
     rate = partial(_by_rate, rate=50, at_once=11)
@@ -152,6 +183,7 @@ def cases() -> tuple[Case, ...]:
             rate,
             50,
             refusals_nginx.lacking,
+            real=True,
         ),
         Case(
             "nginx-in-flight",
@@ -162,50 +194,32 @@ def cases() -> tuple[Case, ...]:
             number,
             few,
             refusals_nginx.lacking,
+            real=True,
         ),
-        Case(
-            "random-2",
-            "2 % refused at random, retry-after 1: 1,000 chats, 50 at once",
-            partial(serving, latency=_FIXED, share=0.02, headers={"retry-after": "1"}),
-            1_000,
-            50,
-            partial(_by_chance, share=0.02, wait=1),
-            50 / _FIXED[0],
-            at_random=True,
-        ),
-        Case(
-            "random-20",
-            "20 % refused at random, retry-after 2: 200 chats, 16 at once",
-            partial(serving, latency=_FIXED, share=0.2, headers={"retry-after": "2"}),
-            200,
-            16,
-            partial(_by_chance, share=0.2, wait=2),
-            16 / _FIXED[0],
-            at_random=True,
-        ),
+        *(_at_random(share, wait) for share in (0.001, 0.02, 0.2) for wait in (0, 1)),
         Case(
             "rate",
-            "bare 429s by rate, 50 a second from a bucket of 11: 300 chats, 32 at once",
+            "bare 429s by rate, 50 a second from a bucket of 11: 200 chats, 32 at once",
             partial(serving, latency=_LATENCY, per_second=50, bucket=11),
-            300,
+            200,
             32,
             rate,
             50,
         ),
         Case(
             "waits",
-            "429s by rate with a wait in ms, 50 a second from a bucket of 60: 1,000 chats, 50 at once",
+            "429s by rate with a wait in ms, 50 a second from a bucket of 60: 500 chats, 50 at once",
             partial(serving, latency=_LATENCY, per_second=50, bucket=60, waits=True),
-            1_000,
+            500,
             50,
             partial(_by_rate, rate=50, at_once=60),
             50,
         ),
         Case(
             "in-flight",
-            "bare 429s by number, 4 in flight: 200 chats, 32 at once",
+            "bare 429s by number, 4 in flight: 100 chats, 32 at once",
             partial(serving, latency=_LATENCY, most=4),
-            200,
+            100,
             32,
             number,
             few,
@@ -229,6 +243,7 @@ def cases() -> tuple[Case, ...]:
             few,
             partial(refusals_packaged.lacking, refusals_packaged.LITELLM),
             dear=True,
+            real=True,
         ),
         Case(
             "infinity-texts",
@@ -240,6 +255,7 @@ def cases() -> tuple[Case, ...]:
             1_000,
             partial(refusals_packaged.lacking, refusals_packaged.INFINITY),
             dear=True,
+            real=True,
             per_list=1,
             fits=64,
         ),
@@ -253,6 +269,7 @@ def cases() -> tuple[Case, ...]:
             1_000,
             partial(refusals_packaged.lacking, refusals_packaged.INFINITY),
             dear=True,
+            real=True,
             per_list=16,
             fits=4,
         ),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-__all__ = ["CONTENDERS", "Ask", "Contender", "Target", "batchrt_at", "knowing"]
+__all__ = ["CONTENDERS", "Ask", "Contender", "Target", "at_cap", "knowing", "named"]
 
 Ask: TypeAlias = Callable[[Sequence[str]], Awaitable[list[Any]]]
 """Takes texts; gives what came of each: an answer, or an exception."""
@@ -49,6 +49,11 @@ class Contender:
     needs: tuple[str, ...] = ()
     cap: str = ""
 
+    @property
+    def base(self) -> str:
+        """The name without the cap."""
+        return self.name.partition(", cap ")[0]
+
 
 @asynccontextmanager
 async def _batchrt(target: Target, *, cap: str = "") -> AsyncIterator[Ask]:
@@ -68,11 +73,6 @@ async def _batchrt(target: Target, *, cap: str = "") -> AsyncIterator[Ask]:
             return await model.abatch(inputs, given, return_exceptions=True)
 
         yield ask
-
-
-def batchrt_at(cap: str) -> Contender:
-    """Return batchrt with a cap of its own: a number, "auto" or "none"."""
-    return Contender(f"batchrt, cap {cap}", partial(_batchrt, cap=cap), cap=cap)
 
 
 @asynccontextmanager
@@ -200,11 +200,28 @@ def knowing(most: int) -> Contender:
     return Contender(f"aiohttp, {most} at once", _aiohttp, ("aiohttp", "tenacity"), cap=str(most))
 
 
+def at_cap(contender: Contender, cap: str) -> Contender:
+    """Return the same with a cap of its own: a number; for batchrt "auto" or "none" as well."""
+    name = f"{contender.base}, cap {cap}"
+    if cap.isdigit():
+        return replace(contender, name=name, cap=cap)
+    return Contender(name, partial(_batchrt, cap=cap), cap=cap)
+
+
+_BATCHRT = Contender("batchrt", _batchrt)
 CONTENDERS = (
-    Contender("batchrt", _batchrt),
-    batchrt_at("auto"),
+    _BATCHRT,
+    at_cap(_BATCHRT, "auto"),
     Contender("openai SDK, 2 retries", partial(_openai, retries=2), ("openai",)),
     Contender("openai SDK, 9 retries", partial(_openai, retries=9), ("openai",)),
     Contender("LangChain, its limiter", _langchain, ("langchain-openai",)),
     Contender("aiohttp, tenacity", _aiohttp, ("aiohttp", "tenacity")),
 )
+
+
+def named(name: str, cap: str) -> Contender:
+    """Return a contender by its name without the cap, and its cap."""
+    found = next((one for one in CONTENDERS if one.name == name), None)
+    if found is None:
+        return knowing(int(cap))
+    return at_cap(found, cap) if cap else found

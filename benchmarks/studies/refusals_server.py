@@ -21,7 +21,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 from benchmarks.harness.isolation import raise_file_limit, running
@@ -29,6 +29,8 @@ from benchmarks.harness.isolation import raise_file_limit, running
 __all__ = ["Counts", "Refuser", "chance", "latency_of", "main", "serving"]
 
 _WIDTH = 8
+_GRACE = 0.02
+"""Seconds that a refusal takes to reach its client at the most: requests within them were sent before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,20 @@ class Counts:
         sent: requests that came.
         refused: those of them answered with 429.
         answered: those answered with 200.
+        in_waits: requests that came during a wait that an earlier refusal had named.
+        quiet: seconds of those waits, each second once.
     """
 
     sent: int
     refused: int
     answered: int
+    in_waits: int = 0
+    quiet: float = 0.0
+
+    def since(self, before: Counts) -> Counts:
+        """Return the counts of the time after `before`."""
+        mine, theirs = astuple(self), astuple(before)
+        return Counts(*(after - earlier for after, earlier in zip(mine, theirs, strict=True)))
 
 
 def chance(*parts: object) -> float:
@@ -66,6 +77,8 @@ class Refuser:
         share: of requests refused at random.
         per_second: requests a second that are let through, from a bucket of `bucket`.
         most: requests in flight at which one more is refused.
+        at_once: requests that are answered at a time, while others queue; 0 for all.
+        wait: seconds that a refusal names in `retry-after`; 0 for none.
         headers: of a refusal.
         waits: a refusal says in `retry-after-ms` when the bucket will have one again.
         told: headers of an answer.
@@ -81,6 +94,8 @@ class Refuser:
         per_second: float = 0,
         bucket: int = 1,
         most: int = 0,
+        at_once: int = 0,
+        wait: int = 0,
         headers: Mapping[str, str] | None = None,
         waits: bool = False,
         told: Mapping[str, str] | None = None,
@@ -91,7 +106,12 @@ class Refuser:
         self._share, self._most, self._waits = share, most, waits
         self._per_second, self._bucket = per_second, bucket
         self._level, self._since = float(bucket), time.monotonic()
-        self._refusal = (body.encode(), {"content-type": content_type, **(headers or {})})
+        named = {"retry-after": str(wait)} if wait else {}
+        self._refusal = (body.encode(), {"content-type": content_type, **named, **(headers or {})})
+        self._wait = wait
+        self._quiet_from = self._quiet_until = 0.0
+        self._quiet = 0.0
+        self._places = asyncio.Semaphore(at_once or 1_000_000)
         self._told = dict(told or {})
         self._tries: Counter[str] = Counter()
         self._in_flight = 0
@@ -103,33 +123,46 @@ class Refuser:
             return
         path = scope["path"]
         if path.endswith("/counts"):
-            counts = {key: self._counts[key] for key in ("sent", "refused", "answered", "peak")}
-            await _reply(send, 200, json.dumps(counts).encode(), {})
+            counts = {key: self._counts[key] for key in ("sent", "refused", "answered", "in_waits", "peak")}
+            await _reply(send, 200, json.dumps({**counts, "quiet": self._quiet}).encode(), {})
             return
         came = await _body(receive)
         if came is None:
             return
         body = json.loads(came)
         self._counts["sent"] += 1
+        self._counts["in_waits"] += self._quiet_from + _GRACE < time.monotonic() < self._quiet_until
         text = _text(body)
         self._tries[text] += 1
         if self._refuses(text):
             self._counts["refused"] += 1
             refusal, headers = self._refusal
             if self._waits:
-                wait = (1 - self._level) / self._per_second
-                headers = {**headers, "retry-after-ms": str(math.ceil(1_000 * wait))}
+                milliseconds = math.ceil(1_000 * (1 - self._level) / self._per_second)
+                headers = {**headers, "retry-after-ms": str(milliseconds)}
+                self._name_wait(milliseconds / 1_000)
+            elif self._wait:
+                self._name_wait(self._wait)
             await _reply(send, 429, refusal, headers)
             return
         self._in_flight += 1
         self._counts["peak"] = max(self._counts["peak"], self._in_flight)
         try:
-            await asyncio.sleep(latency_of(text, self._latency))
+            async with self._places:
+                await asyncio.sleep(latency_of(text, self._latency))
         finally:
             self._in_flight -= 1
         self._counts["answered"] += 1
         answer = _embeddings(body) if path.endswith("/embeddings") else _chat(body)
         await _reply(send, 200, json.dumps(answer).encode(), self._told)
+
+    def _name_wait(self, seconds: float) -> None:
+        """Count a wait that begins now, as far as no other one covers it."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_from = now
+        self._quiet += now + seconds - max(now, self._quiet_until)
+        self._quiet_until = now + seconds
 
     def _refuses(self, text: str) -> bool:
         if self._share and chance("refused", text, self._tries[text]) < self._share:
@@ -211,7 +244,7 @@ class _Process:
         """Return what came so far."""
         with urllib.request.urlopen(f"{self.base_url}/counts", timeout=30) as answer:
             seen = json.load(answer)
-        return Counts(seen["sent"], seen["refused"], seen["answered"])
+        return Counts(**{field.name: seen[field.name] for field in fields(Counts)})
 
 
 @contextmanager

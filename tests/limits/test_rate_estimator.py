@@ -51,6 +51,26 @@ def test_rate_estimator_grows_hardly_at_first_and_to_twice_in_a_while() -> None:
     assert 85 <= late <= 160
 
 
+@pytest.mark.parametrize("base", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("factor", [1.5, 2.0, 8.0])
+def test_rate_estimator_searches_in_requests_where_the_rate_is_low(base: float, factor: float) -> None:
+    """The highest rate that is as likely is reached after some requests, not after a few seconds."""
+    estimator, now, sent = found(base, highest=factor * base), 10.0, 0
+    while (estimator.rate or 0.0) < factor * base:
+        now += estimator.wait_for(now)
+        estimator.advance(now, wanted=True)
+        assert estimator.bucket is not None
+        estimator.bucket.charge(1)
+        sent += 1
+    assert 8 <= sent <= 13
+
+
+def test_rate_estimator_waits_for_little_more_than_a_token_at_a_low_rate() -> None:
+    """A small bucket is full by then, and loses what comes in; at a high rate a second token is a cushion."""
+    assert drain(found(0.5), 10, 20)[0] == pytest.approx(12.2)
+    assert drain(found(50), 10, 20)[0] == pytest.approx(10.04)
+
+
 def test_rate_estimator_grows_only_while_requests_wait() -> None:
     """A rate that is not used up is not tested."""
     estimator = found(10)

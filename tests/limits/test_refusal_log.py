@@ -118,6 +118,17 @@ def test_refusal_log_fits_the_size_of_the_bucket() -> None:
     assert explanation.highest >= 80
 
 
+def test_refusal_log_begins_as_empty_as_the_first_refusals_tell() -> None:
+    """Refused for 1.8 s, a bucket with a token in two seconds held next to nothing at first."""
+    refused_at = (0.0, 0.9, 1.8, 2.8, 4.9)
+    let_in_at = (2.05, 4.1, 6.2)
+    times = [(at, 0, True) for at in refused_at] + [(at, 0, False) for at in let_in_at]
+    log, now = log_of(sorted(times))
+    explanation = log.explain(now, [0.5])
+    assert (explanation.cause, explanation.unexplained) == ("rate", 0.0)
+    assert explanation.highest >= 0.5
+
+
 def test_refusal_log_leaves_named_waits_out_of_the_pace() -> None:
     """Nothing is sent during them: a pace is kept between two waits."""
     log, at = RefusalLog(), 0.0

@@ -100,6 +100,29 @@ def test_bare_refusals_are_few_while_a_rate_is_found(
     assert verdict.used >= used
 
 
+@pytest.mark.parametrize("cap", [1, 8, None, "auto"])
+@pytest.mark.parametrize("rate", [0.5, 1.5, 2])
+def test_bare_refusals_are_few_at_a_low_rate(rate: float, cap: Any) -> None:
+    """A rate is searched for in requests: in seconds, every second or third request would be refused."""
+    limits = RateLimits(requests_per_minute=60 * rate, burst_seconds=1 / rate, style="nginx")
+    provider = MockProvider(latency=0.1, refusal_latency=0.005, rate_limits=limits)
+    simulated = simulate(provider, 60, cap=cap)
+    verdict = provider.verdict(grace=0.006)
+    assert (verdict.lost, simulated.errors) == (0, [])
+    assert verdict.sent - verdict.accepted <= 22, "nine of them in the first burst"
+    assert verdict.slowness <= 1.25
+
+
+def test_bare_refusals_of_a_probe_are_no_matter_of_its_moment() -> None:
+    """One more is sent half a round trip after another, under `"auto"` too: a bucket of one lets it in."""
+    limits = RateLimits(requests_per_minute=120, burst_seconds=0.5, style="nginx")
+    provider = MockProvider(latency=1.0, refusal_latency=0.005, rate_limits=limits)
+    simulated = simulate(provider, 60, cap="auto")
+    verdict = provider.verdict(grace=0.006)
+    assert (verdict.lost, simulated.errors) == (0, [])
+    assert verdict.slowness <= 1.75
+
+
 def test_bare_refusals_show_in_outcomes_and_statistics() -> None:
     """By its name, and for how long; the limit that was found is among the statistics, with its reason."""
     provider = MockProvider(

@@ -6,11 +6,15 @@ from typing import Protocol, runtime_checkable
 
 from batchrt.limits.shared.lease_messages import LeaseReply, LeaseRequest
 
-__all__ = ["Carrier", "CarrierAwayError", "carrier_of"]
+__all__ = ["Carrier", "CarrierAwayError", "CarrierRefusedError", "carrier_of"]
 
 
 class CarrierAwayError(Exception):
     """The carrier cannot be reached now; the message says which one and why."""
+
+
+class CarrierRefusedError(CarrierAwayError):
+    """The store refuses this process, such as for a wrong password: waiting does not help."""
 
 
 @runtime_checkable
@@ -34,6 +38,8 @@ class Carrier(Protocol):
 
         Raises:
             CarrierAwayError: if the state cannot be reached now.
+            CarrierRefusedError: if the store refuses this process. Requests fail with it until the first
+                lease; a process that has had one waits, as for a store that is away.
         """
         ...
 
@@ -42,7 +48,7 @@ def carrier_of(shared: str | Carrier) -> Carrier:
     """Return the carrier for an address, `sqlite:///path.db` or `redis://host:6379/0`, or the given one.
 
     Raises:
-        ValueError: for another kind of address.
+        ValueError: for another kind of address, and for a file or options that cannot be used.
         ImportError: for `redis://` without the extra `redis`.
     """
     if not isinstance(shared, str):

@@ -15,7 +15,7 @@ import anyio
 from batchrt.limits.events import Events, SharedQuotaAway, SharedQuotaBack, TellingLock
 from batchrt.limits.permit import Waiting
 from batchrt.limits.quota_statistics import SharedQuotaStatus
-from batchrt.limits.shared.carrier import Carrier, CarrierAwayError
+from batchrt.limits.shared.carrier import Carrier, CarrierAwayError, CarrierRefusedError
 from batchrt.runtime.clock import common_offset
 from batchrt.runtime.event_loop import LoopHandle
 
@@ -41,12 +41,15 @@ class Wiring:
         events: announces that the carrier is away, or back.
         waiting: returns the requests that wait; under the lock.
         changed: called under the lock after a reply, with whether it began a cool-down, and the time.
+        refused: called under the lock with the reason why the store refuses this process, which has never
+            had a lease.
     """
 
     lock: TellingLock
     events: Events
     waiting: Callable[[], Waiting]
     changed: Callable[[bool, float], object]
+    refused: Callable[[str], object]
 
 
 class LeaseKeeper:
@@ -159,7 +162,7 @@ class LeaseKeeper:
             else:
                 await self._renew(offset)
         if farewell is not None:
-            with contextlib.suppress(CarrierAwayError):  # then the lease ends by itself
+            with contextlib.suppress(Exception):  # then the lease ends by itself
                 await self.carrier.exchange(self._key, farewell)
 
     async def _renew(self, offset: float) -> None:
@@ -171,10 +174,15 @@ class LeaseKeeper:
         try:
             reply = await self.carrier.exchange(self._key, request)
         except CarrierAwayError as error:
-            self._note_away(str(error), sent_at)
+            if isinstance(error, CarrierRefusedError) and not limiter.leases.messages:
+                with wiring.lock:
+                    wiring.refused(f"{self.carrier.name} refuses this process ({error})")
+            else:
+                self._note_away(str(error), sent_at)
             return
         except Exception as error:  # noqa: BLE001  a task of the loop's own must not raise
-            _LOG.exception("the carrier of a shared quota, %s, failed", self.carrier.name)
+            if not self.away:
+                _LOG.exception("the carrier of a shared quota, %s, failed", self.carrier.name)
             self._note_away(repr(error), sent_at)
             return
         with wiring.lock:

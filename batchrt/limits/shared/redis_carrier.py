@@ -12,10 +12,16 @@ import anyio
 import anyio.to_thread
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
 
-from batchrt.limits.shared.carrier import CarrierAwayError
+from batchrt.limits.shared.carrier import CarrierAwayError, CarrierRefusedError
 from batchrt.limits.shared.coordinator import handle
 from batchrt.limits.shared.lease_messages import LeaseReply, LeaseRequest
 from batchrt.limits.shared.stored_ledger import load_ledger, load_record, text_of
@@ -28,13 +34,23 @@ _KEPT_SECONDS: Final = 172_800
 """Seconds for which an unused state is kept: two days, as limits of a day are part of it."""
 _LONGEST_PAUSE: Final = 0.005
 """Seconds of the longest pause after another worker's message was faster."""
+_OPTIONS: Final[dict[str, Any]] = {
+    "socket_timeout": _SECONDS,
+    "socket_connect_timeout": _SECONDS,
+    "retry": Retry(NoBackoff(), 0),
+    "health_check_interval": 0,
+    "decode_responses": False,
+}
+_WRONG_DATABASE: Final = "DB index"
+"""In the message about a number of a database that the server does not have."""
 
 _LOAD: Final = """
 local clock = redis.call('TIME')
-local store = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local store = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
 local state = redis.call('HMGET', KEYS[1], 'ledger', 'version', 'worker:' .. ARGV[1])
 local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-return {clock[1], clock[2], store, state[1], state[2], state[3], first[2] or false}
+local ends = redis.call('ZCARD', KEYS[2])
+return {clock[1], clock[2], store, state[1], state[2], state[3], first[2] or false, ends}
 """
 _ENDED: Final = """
 local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1])
@@ -77,29 +93,33 @@ class _Loaded(NamedTuple):
     version: bytes | None
     record: bytes | None
     first_end: bytes | None
+    ends: int
 
 
 class RedisCarrier:
     """Exchange lease messages through a Redis server, by its clock.
 
     The state is kept as long as the server runs. After a restart, known by the server's `run_id`, the
-    state is taken for lost even if it was saved, for the last messages may be missing in it.
+    state is taken for lost even if it was saved, for the last messages may be missing in it. So is one of
+    which the server has evicted a part.
 
     Args:
-        url: as in `redis.Redis.from_url`.
+        url: as in `redis.Redis.from_url`; replies are bytes and waits are a second, whatever it says.
+
+    Raises:
+        ValueError: for an address or an option that Redis's client does not know.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._client = redis.Redis.from_url(
-            url,
-            socket_timeout=_SECONDS,
-            socket_connect_timeout=_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            health_check_interval=0,
-        )
-        weakref.finalize(self, self._client.close)
+        self._client = redis.Redis.from_url(url)
         place = self._client.connection_pool.connection_kwargs
+        place.update(_OPTIONS)  # as arguments they would give way to those of the address
+        try:
+            self._client.connection_pool.make_connection()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"shared: the address of the Redis server has a wrong option: {error}") from None
+        weakref.finalize(self, self._client.close)
         address = place.get("path") or f"{place.get('host')}:{place.get('port')}"
         self.name: str = f"the Redis server {address}"
         register = self._client.register_script
@@ -130,14 +150,18 @@ class RedisCarrier:
                     return reply
                 time.sleep(_LONGEST_PAUSE * random.random())  # noqa: S311  no secret
         except (RedisError, OSError) as error:
-            raise CarrierAwayError(str(error)) from error
+            raise _translated(error) from error
         raise CarrierAwayError("messages of other workers were faster for a second")
 
     def _try(self, keys: list[str], request: LeaseRequest) -> LeaseReply | None:
         """Handle `request`; return `None` if another message came between."""
         loaded = _Loaded(*self._run(self._load, keys, request.worker))
         clock = int(loaded.seconds) + int(loaded.microseconds) / 1e6
-        ledger, now, is_new = load_ledger(loaded.ledger, clock, store=loaded.store.decode(), learns=True)
+        if not loaded.store:
+            raise CarrierRefusedError("it does not tell its run_id in INFO, and its restarts would go unseen")
+        ledger, now, is_new = load_ledger(
+            loaded.ledger, clock, store=loaded.store.decode(), ends=loaded.ends, learns=True
+        )
         ended: list[tuple[str, bytes | None]] = []
         if not is_new and loaded.first_end is not None and float(loaded.first_end) <= ledger.lease_time:
             found = self._run(self._ended, keys, repr(ledger.lease_time))
@@ -157,3 +181,12 @@ class RedisCarrier:
 
     def _run(self, script: Any, keys: list[str], *arguments: Any) -> Any:
         return script(keys=keys, args=arguments)
+
+
+def _translated(error: Exception) -> CarrierAwayError:
+    if isinstance(error, AuthenticationError):
+        # Redis's own words for a missing password are about a command called HELLO.
+        return CarrierRefusedError(f"the password is missing or wrong: {error}")
+    wrong_database = isinstance(error, ResponseError) and _WRONG_DATABASE in str(error)
+    refused = wrong_database or isinstance(error, AuthorizationError | NoPermissionError)
+    return (CarrierRefusedError if refused else CarrierAwayError)(str(error))

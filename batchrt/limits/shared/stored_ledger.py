@@ -28,7 +28,9 @@ class LoadedLedger(NamedTuple):
     is_new: bool
 
 
-def load_ledger(text: str | bytes | None, now: float, *, store: str = "", learns: bool) -> LoadedLedger:
+def load_ledger(
+    text: str | bytes | None, now: float, *, store: str = "", ends: int | None = None, learns: bool
+) -> LoadedLedger:
     """Return the ledger of a text, or a new one.
 
     Args:
@@ -36,13 +38,15 @@ def load_ledger(text: str | bytes | None, now: float, *, store: str = "", learns
         now: the time on the store's clock.
         store: identifies one life of the store: with another one, the text may be older than the last
             message.
+        ends: how many ends of leases the store has, if a part of the state may be lost.
         learns: whether leases may go on although there is no text.
     """
     if text is None:
         ledger, is_new = new_ledger(now, learns=learns), True
     else:
         ledger, is_new = Ledger.of_state(json.loads(text)), False
-        if ledger.store != store or now < ledger.at - _BACKWARDS:
+        is_whole = ends is None or ends == ledger.workers
+        if ledger.store != store or now < ledger.at - _BACKWARDS or not is_whole:
             ledger, is_new = new_ledger(now, learns=True), True
     ledger.store = store
     now = max(now, ledger.at)

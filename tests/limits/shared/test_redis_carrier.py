@@ -13,9 +13,11 @@ from pathlib import Path
 
 import anyio
 import pytest
+import redis
 
 from batchrt import Quota
-from batchrt.limits.shared.carrier import CarrierAwayError, carrier_of
+from batchrt.errors import AuthenticationError
+from batchrt.limits.shared.carrier import CarrierAwayError, CarrierRefusedError, carrier_of
 from batchrt.limits.shared.lease_messages import Demand, LeaseReply, LeaseRequest
 from batchrt.limits.shared.redis_carrier import RedisCarrier
 from tests.limits.quotas import BACKENDS, Counter
@@ -129,6 +131,98 @@ def test_redis_carrier_forgets_workers_that_are_silent(server: Server) -> None:
         reply = exchange(carrier, "a")
         time.sleep(0.3)
     assert reply.workers == 1
+    carrier.close()
+
+
+def test_redis_carrier_takes_a_partly_evicted_state_for_lost(server: Server) -> None:
+    """Without the ends of their leases, workers that died would keep their shares for ever."""
+    carrier = RedisCarrier(server.url)
+    learned(carrier)
+    before = exchange(carrier, "dead", in_flight=5)
+    with redis.Redis.from_url(server.url) as client:
+        assert client.delete("batchrt:{k}:ends") == 1
+    after = exchange(carrier, "a", epoch=before.epoch)
+    assert after.epoch != before.epoch
+    assert after.learning > 0
+    assert after.workers == 1
+    assert exchange(carrier, "b", epoch=before.epoch).workers == 2
+    carrier.close()
+
+
+def test_redis_carrier_overrides_options_of_the_address(server: Server) -> None:
+    """Replies stay bytes and waits short, and an unknown option is an error at once."""
+    carrier = RedisCarrier(f"{server.url}?decode_responses=true&socket_timeout=60&protocol=3")
+    assert exchange(carrier, "a").workers == 1
+    assert carrier._client.connection_pool.connection_kwargs["socket_timeout"] == 1
+    carrier.close()
+    with pytest.raises(ValueError, match=r"wrong option: .*'pasword'"):
+        RedisCarrier(f"{server.url}?pasword=secret")
+
+
+@pytest.mark.parametrize(
+    ("login", "database", "why"),
+    [
+        ("", 0, "the password is missing or wrong"),
+        (":wrong@", 0, "the password is missing or wrong"),
+        (":right@", 99, "DB index is out of range"),
+        ("other:right@", 0, "no permissions to run the 'evalsha' command"),
+    ],
+)
+def test_redis_carrier_tells_a_refusal_from_an_outage(
+    tmp_path: Path, login: str, database: int, why: str
+) -> None:
+    """Requests fail with Redis's reason, and do not wait for a server that will never let them in."""
+    server = Server(
+        tmp_path,
+        *(
+            "--save",
+            "",
+            "--requirepass",
+            "right",
+            "--user",
+            "other",
+            "on",
+            ">right",
+            "~*",
+            "+@all",
+            "-evalsha",
+        ),
+    )
+    url = server.url.replace("//", f"//{login}").removesuffix("/0")
+    quota = Quota(shared=f"{url}/{database}")
+
+    async def main() -> None:
+        with anyio.fail_after(20):
+            await Counter(quota).send()
+
+    try:
+        with pytest.raises(AuthenticationError, match=f"(?s)nothing was sent: the Redis server .*{why}"):
+            anyio.run(main)
+    finally:
+        server.stop()
+
+
+def test_redis_carrier_is_away_where_the_server_does_not_write(server: Server, tmp_path: Path) -> None:
+    """A replica before its promotion and a server without memory are waited for."""
+    carrier = RedisCarrier(server.url)
+    learned(carrier)
+    host, port = server.url.removeprefix("redis://").removesuffix("/0").split(":")
+    (tmp_path / "replica").mkdir()
+    replica = Server(tmp_path / "replica", "--save", "", "--replicaof", host, port)
+    try:
+        with pytest.raises(CarrierAwayError) as raised:
+            exchange(RedisCarrier(replica.url), "a")
+        assert not isinstance(raised.value, CarrierRefusedError)
+    finally:
+        replica.stop()
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1)
+        with pytest.raises(CarrierAwayError, match="memory") as raised:
+            exchange(carrier, "a")
+        assert not isinstance(raised.value, CarrierRefusedError)
+        client.config_set("maxmemory", 0)
+    assert exchange(carrier, "a").workers == 1
     carrier.close()
 
 

@@ -8,7 +8,9 @@ import anyio
 import pytest
 
 from batchrt import CooledDown, Quota, QuotaEvent, SharedQuotaAway, SharedQuotaBack
-from batchrt.errors import RateLimitError
+from batchrt.errors import AuthenticationError, RateLimitError
+from batchrt.limits.shared.carrier import CarrierAwayError, CarrierRefusedError
+from batchrt.limits.shared.lease_messages import LeaseReply, LeaseRequest
 from batchrt.testing import RateLimits
 from tests.limits.quotas import BACKENDS, Counter, virtually
 from tests.limits.shared.cluster import Cluster, FlakyCarrier, Outcome, simulate
@@ -139,6 +141,75 @@ def test_shared_quota_sends_nothing_without_a_first_lease() -> None:
         return len(counter.sent), shared.waits_for
 
     assert virtually("asyncio", main) == (0, "a test's memory (it was stopped)")
+
+
+class RefusingCarrier(FlakyCarrier):
+    """A carrier that refuses a worker while it is away."""
+
+    async def exchange(self, key: str, request: LeaseRequest) -> LeaseReply:
+        try:
+            return await super().exchange(key, request)
+        except CarrierAwayError as error:
+            raise CarrierRefusedError("wrong password") from error
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_shared_quota_that_is_refused_fails_what_waits(backend: str) -> None:
+    """Without a first lease each request fails with the reason; after one, they wait for another."""
+
+    async def main() -> tuple[list[BaseException], int, int]:
+        carrier = RefusingCarrier()
+        carrier.away = True
+        counter = Counter(Quota(shared=carrier))
+        failed: list[BaseException] = []
+
+        async def fail() -> None:
+            with pytest.raises(
+                AuthenticationError, match=r"a test's memory refuses .*wrong password"
+            ) as raised:
+                await counter.send()
+            failed.append(raised.value)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(fail)
+        carrier.away = False
+        await counter.send()
+        carrier.away = True
+        await anyio.sleep(10)
+        with anyio.move_on_after(30):
+            await counter.send()
+        carrier.away = False
+        before = len(counter.sent)
+        await counter.send()
+        return failed, before, len(counter.sent)
+
+    failed, before, after = virtually(backend, main)
+    assert len({id(error) for error in failed}) == 3
+    assert (before, after) == (1, 2)
+
+
+def test_shared_quota_reports_a_faulty_carrier_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A carrier's unexpected error is logged with its traceback once, and ends no event loop."""
+
+    class FaultyCarrier(FlakyCarrier):
+        async def exchange(self, key: str, request: LeaseRequest) -> LeaseReply:
+            if self.away:
+                raise KeyError("a fault of a user's own")
+            return await super().exchange(key, request)
+
+    async def main() -> int:
+        carrier = FaultyCarrier()
+        counter = Counter(Quota(shared=carrier))
+        await counter.send()
+        carrier.away = True
+        await anyio.sleep(10)  # the farewell fails too
+        with anyio.move_on_after(30):
+            await counter.send()
+        return len(counter.sent)
+
+    assert virtually("asyncio", main) == 1
+    assert [record.exc_info is not None for record in caplog.records].count(True) == 1
 
 
 def test_shared_quota_is_returned_when_it_is_idle() -> None:
