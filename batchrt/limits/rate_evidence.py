@@ -143,8 +143,8 @@ def _fastest(events: Sequence[Event]) -> float:
 def _unexplained(events: Sequence[Event], rate: float, burst: float, dry: float) -> float:
     """Return the weight of the outcomes that a bucket of `burst` tokens does not predict.
 
-    The replay begins at a refusal, when the bucket held less than a token, and so much less that the `dry`
-    seconds did not fill it. Each outcome that it did not predict puts it right. A refusal within the tolerance
+    The replay begins at a refusal, when the bucket held less than a token, so much less that the `dry`
+    seconds did not fill it. Each outcome that it did not predict puts it right. A refusal within tolerance
     counts by how far it is off (a hinge loss): a client that keeps to some rate is always near the edge of a
     bucket with this rate, and random refusals would be explained by whatever rate is kept to.
     """
