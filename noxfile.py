@@ -134,7 +134,7 @@ def reliability(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def traces(session: nox.Session) -> None:
-    """Simulate the same seeds on each Python, and compare their histories with those of the first one."""
+    """Run the same seeds in virtual time on each Python, and compare the traces with the first one's."""
     _install_wheel(session, "trio")
     session.install(*_group("test"))
     folder = Path(session.cache_dir) / "traces"
@@ -142,11 +142,13 @@ def traces(session: nox.Session) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     seeds = session.posargs or ["300"]
-    found = session.run("python", "-m", "tests.reliability.simulation", *seeds, "--digests", silent=True)
-    (folder / f"{session.python}.txt").write_text(str(found), encoding="utf-8")
+    cells = session.run("python", "-m", "tests.providers.cells", silent=True)
+    histories = session.run("python", "-m", "tests.reliability.simulation", *seeds, "--digests", silent=True)
+    found = f"{cells}{histories}"
+    (folder / f"{session.python}.txt").write_text(found, encoding="utf-8")
     first = folder / f"{PYTHONS[0]}.txt"
-    if not first.exists() or first.read_text(encoding="utf-8") != str(found):
-        session.error(f"the histories differ from those in {first}")
+    if not first.exists() or first.read_text(encoding="utf-8") != found:
+        session.error(f"the traces differ from those in {first}")
 
 
 # Not on Python 3.11: with tracing on, tasks that are cancelled there end in errors of their own.

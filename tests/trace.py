@@ -15,7 +15,7 @@ from batchrt import ChatOpenAI, OpenAIEmbeddings
 from batchrt.testing import FaultPlan, LogNormal, MockProvider, Queueing, RateLimits
 from tests import virtual
 
-__all__ = ["digest_of", "trace"]
+__all__ = ["digest_of", "lines_of", "trace"]
 
 
 def trace(backend: str, seed: int = 0, items: int = 250) -> list[str]:
@@ -45,6 +45,11 @@ def trace(backend: str, seed: int = 0, items: int = 250) -> list[str]:
             start(embeddings, inputs, max_concurrency=8)
 
     virtual.run(main, backend=backend, seed=seed)
+    return lines_of(provider)
+
+
+def lines_of(provider: MockProvider) -> list[str]:
+    """Return a line for each request that reached `provider`."""
     return [
         # To the microsecond: what two machines' arithmetic makes of the last digits may differ.
         f"{record.time:.6f} {record.seconds:.6f} {record.status} {record.attempt} {record.gone} "

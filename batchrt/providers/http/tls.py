@@ -55,6 +55,8 @@ def _make(settings: _Settings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=certifi.where())
         context.load_default_certs()
     context.set_alpn_protocols(["http/1.1"])
+    # A Python may leave the oldest version to OpenSSL's configuration, as Debian's 3.14 does.
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     return context
 
 

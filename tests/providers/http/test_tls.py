@@ -66,6 +66,22 @@ def test_tls_context_verifies_and_speaks_http_1() -> None:
     assert "ISRG Root X1" in subjects(context)
 
 
+def test_tls_context_needs_tls_1_2_where_python_leaves_that_to_openssl(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As Debian's builds of Python do."""
+    original = ssl.create_default_context
+
+    def without_minimum(**given: Any) -> ssl.SSLContext:
+        context = original(**given)
+        context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", without_minimum)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate(tmp_path)))
+    assert tls_context().minimum_version == ssl.TLSVersion.TLSv1_2
+
+
 def test_tls_context_of_a_file_trusts_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As for httpx and curl: the setting names the authorities rather than adding to them."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate(tmp_path)))
