@@ -17,7 +17,7 @@ NEWER_PYTHONS = ["3.13t", "3.14", "3.14t"]
 """Pythons that `nox -s newer` tests where they are installed; not a part of CI, for its time."""
 SAME_ON_ALL = ["tests/test_docs.py", "tests/test_house.py", "tests/test_layers.py", "tests/benchmarks"]
 """Tests of texts, of names and of the benchmarks: the whole suite runs them on the first Python alone."""
-COVERED = {"batching": 94, "limits": 93}
+COVERED = {"batching": 97, "limits": 95, "runtime": 97}
 """Percent of the lines and branches of a package that the tests reach, at the least."""
 PROJECT = nox.project.load_toml("pyproject.toml")
 
@@ -156,7 +156,9 @@ def coverage(session: nox.Session) -> None:
     _install_wheel(session, "trio", "uvloop", "mock")
     session.install(*_group("test"))
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    # The memory of its streams is also the tracer's.
+    deselected = "--deselect=tests/runtime/test_chunk_stream.py::test_streams_take_some_kilobytes_each"
+    session.run("coverage", "run", "-m", "pytest", deselected, *session.posargs)
     session.run("coverage", "combine")
     session.run("coverage", "report")
     for package, percent in COVERED.items():

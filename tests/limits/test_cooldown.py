@@ -149,3 +149,12 @@ def test_half_open_without_answers_doubles_with_each_wait() -> None:
     assert not recovery.ended(11.0, answered=False)
     recovery.sent()
     assert recovery.ended(11.0, answered=False)
+
+
+def test_slow_start_counts_no_answers_until_the_pause_is_over() -> None:
+    """They are those of requests that were sent before it."""
+    start = SlowStart(4)
+    assert not start.answered()
+    assert start.allowed == 0
+    assert start.lets_in(0)
+    assert start.allowed == 1

@@ -95,3 +95,10 @@ def test_failure_is_paced_by_a_named_wait(wait: float | None, paced: bool) -> No
     assert (busy.paced, busy.refused) == (paced, paced)
     limited = Failure.of(RateLimitError("x", status=429, retry_after=wait))
     assert (limited.paced, limited.refused) == (paced, True)
+
+
+def test_failure_kind_of_an_error_is_that_of_its_class() -> None:
+    """As users ask for it; an error that is no provider's is rejected, as is none."""
+    assert FailureKind.of(RateLimitError("slow", status=429)) is FailureKind.RATE_LIMITED
+    assert FailureKind.of(ValueError("x")) is FailureKind.REJECTED
+    assert FailureKind.of(None) is FailureKind.REJECTED

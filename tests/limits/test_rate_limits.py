@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrt.limits.events import BY_HAND
 from batchrt.limits.permit import RequestAccount
 from batchrt.limits.rate_limits import KnownRateLimits, RateLimitStatus
 from batchrt.limits.token_bucket import Period, TokenBucket, Unit
@@ -16,6 +17,7 @@ Change = tuple[str, float | None, float, str]
 
 RPM: tuple[Unit, Period] = ("requests", "minute")
 TPM: tuple[Unit, Period] = ("tokens", "minute")
+TPD: tuple[Unit, Period] = ("tokens", "day")
 
 
 class Requests:
@@ -310,3 +312,204 @@ def test_rate_limits_counts_balance_for_any_events(
     assert requests.rate_limits._outstanding == pytest.approx([0, 0, 0], abs=1e-3)
     for share in requests.rate_limits.used(now).values():
         assert 0 <= share <= 1
+
+
+def test_rate_limits_given_by_hand_are_changed_and_lifted() -> None:
+    """Each change is told once, with its reason; a lifted limit holds nothing back."""
+    requests = Requests({RPM: 60, TPM: 600}, burst_seconds=60)
+    requests.charge(0.0, tokens=600)
+    assert requests.wait(0.0, tokens=600) > 0
+    requests.rate_limits.set_limits({RPM: 120, TPM: None, ("tokens", "day"): None})
+    requests.rate_limits.set_limits({RPM: 120})
+    assert requests.changes == [
+        ("requests_per_minute", 60, 120, BY_HAND),
+        ("tokens_per_minute", 600, None, "lifted by hand"),
+    ]
+    assert requests.rate_limits.given() == {"requests_per_minute": 120}
+    assert requests.wait(0.0, tokens=600) == 0
+    assert [limit.bucket.unit for limit in requests.rate_limits.limited] == ["requests"]
+    assert requests.rate_limits.stale is False
+
+
+def test_rate_limits_that_change_keep_what_was_used() -> None:
+    """Capacity, level and stock change with the rate; the refill until then is the old rate's."""
+    requests = Requests({RPM: 60}, burst_seconds=10)
+    for _ in range(10):
+        requests.charge(0.0)
+    requests.rate_limits.set_limits({RPM: 120})
+    assert requests.wait(2.0) == 0
+    (limit,) = requests.rate_limits.limited
+    bucket = limit.bucket
+    assert (bucket.rate, bucket.capacity, bucket.level, bucket.stock) == (2, 20, 4, 0)
+    requests.rate_limits.set_limits({RPM: 3})
+    requests.wait(2.0)
+    assert requests.rate_limits.limited[0].bucket is bucket
+    assert (bucket.rate, bucket.capacity) == (0.05, 1), "one request always fits in the end"
+    assert bucket.level == pytest.approx(0.1)
+    unknown = Requests({RPM: 60})
+    unknown.wait(0.0)
+    unknown.rate_limits.set_limits({RPM: 120})
+    unknown.wait(0.0)
+    bucket = unknown.rate_limits.limited[0].bucket
+    assert (bucket.capacity, bucket.level, bucket.stock) == (2, 2, 118)
+
+
+@pytest.mark.parametrize(("between", "explained"), [(198, True), (197, False)])
+def test_rate_limits_explain_refusals_until_they_are_more_than_one_in_a_hundred(
+    *, between: int, explained: bool
+) -> None:
+    """Of all requests since the first of three waves; those that were not sent do not count."""
+    requests = Requests({RPM: 6000}, burst_seconds=60)
+    limits = requests.rate_limits
+
+    def let_in(now: float, count: int) -> None:
+        for _ in range(count):
+            limits.settle(requests.charge(now), None)
+
+    def refused(now: float) -> bool:
+        charge = requests.charge(now)
+        limits.settle(charge, 0.0, request=False)
+        return not limits.refuse(charge, now, 0.0, None, told=False)
+
+    assert not any(refused(0.0) for _ in range(2))
+    let_in(0.0, 50)
+    assert not refused(100.0)
+    let_in(100.0, between // 2)
+    assert not refused(101.0)
+    let_in(101.0, between - between // 2)
+    for _ in range(7):
+        limits.undo(requests.charge(101.0))
+    assert refused(102.0) is not explained
+
+
+@pytest.mark.parametrize(
+    ("wait", "unit", "told"), [(5.0, "tokens", True), (0.0, "tokens", False), (5.0, "requests", False)]
+)
+def test_rate_limits_refusal_that_says_nothing_new_changes_no_level(
+    wait: float, unit: Unit, *, told: bool
+) -> None:
+    """One that told the state of the limits, or named no wait, or a limit that is not known."""
+    requests, bucket = told_tokens()
+    charge = requests.charge(0.0)
+    requests.rate_limits.settle(charge, None)
+    level = bucket.level
+    assert requests.rate_limits.refuse(charge, 0.0, wait, unit, told=told)
+    assert bucket.level == level
+
+
+def test_rate_limits_refusal_is_that_of_a_told_limit_rather_than_of_a_given_one() -> None:
+    """Without a known limit nothing explains it."""
+    requests, bucket = told_tokens()
+    requests.rate_limits.set_limits({TPM: 6_000})
+    charge = requests.charge(0.0)
+    requests.rate_limits.settle(charge, None)
+    given = next(limit.bucket for limit in requests.rate_limits.limited if limit.bucket is not bucket)
+    level = given.level
+    assert requests.rate_limits.refuse(charge, 0.0, 5.0, "tokens", told=False)
+    assert bucket.level == pytest.approx(-5000, abs=1)
+    assert given.level == level
+    nothing = Requests()
+    assert not nothing.rate_limits.refuse(nothing.charge(), 0.0, 5.0, None, told=False)
+
+
+def test_rate_limits_answer_of_few_tokens_has_its_share_of_one() -> None:
+    """Half a token of one in an answer that took 50 s: half of them count for a bucket of 10 s."""
+    requests, bucket = told_tokens(capacity=10_000)
+    charge = requests.charge(1.0, tokens=0.5)
+    requests.rate_limits.settle(charge, 1)
+    requests.rate_limits.answered(charge, 51.0, 0.5)
+    assert bucket.weight == pytest.approx(10 / (4 * 50 * 0.5))
+
+
+def test_rate_limits_given_for_a_day_may_be_used_at_once() -> None:
+    """All of it, whatever the burst of a minute's limits."""
+    requests = Requests({("requests", "day"): 86_400}, burst_seconds=1)
+    requests.wait(5.0)
+    (limit,) = requests.rate_limits.limited
+    assert (limit.bucket.rate, limit.bucket.capacity, limit.bucket.level, limit.bucket.at) == (
+        1,
+        86_400,
+        86_400,
+        5,
+    )
+    assert limit.bucket.stock == 0
+
+
+def test_rate_limits_given_for_a_minute_begin_with_a_second() -> None:
+    """At least with one request; the rest of the minute is a stock."""
+    found = {}
+    for given_ in (0.5, 30, 600):
+        requests = Requests({RPM: given_})
+        requests.wait(0.0)
+        bucket = requests.rate_limits.limited[0].bucket
+        found[given_] = bucket.capacity, bucket.stock
+    assert found == {0.5: (1, 0), 30: (1, 29), 600: (10, 590)}
+
+
+@pytest.mark.parametrize("burst_seconds", [None, 1.0])
+@pytest.mark.parametrize(
+    ("name", "limit"), [("requests_per_minute", RPM), ("tokens_per_minute", TPM), ("tokens_per_day", TPD)]
+)
+def test_rate_limits_name_the_tightest(
+    burst_seconds: float | None, name: str, limit: tuple[Unit, Period]
+) -> None:
+    """The one that a request waits for longest; none if it fits into all."""
+    requests = Requests({RPM: 6000, TPM: 6_000_000, TPD: 86_400_000, limit: 60}, burst_seconds)
+    account = RequestAccount()
+    account.input = 1
+    requests.wait(0.0)
+    assert requests.rate_limits.tightest(account) is None
+    requests.charge(0.0, tokens=60)
+    assert requests.rate_limits.tightest(account) == name
+
+
+def test_rate_limits_told_below_what_the_request_had_are_not_believed() -> None:
+    """It was let in; the other limits of the reply are."""
+    requests = Requests()
+    charge = requests.charge(0.0)
+    requests.rate_limits.settle(charge, 150)
+    tokens = RateLimitStatus("tokens", 100, 50, 1.0)
+    calls = RateLimitStatus("requests", 100, 50, 1.0)
+    requests.rate_limits.learn([tokens, calls], charge, 0.0, cost=150)
+    assert requests.rate_limits.told() == {"requests_per_minute": 100}
+    requests.rate_limits.learn([tokens], charge, 0.0, cost=100)
+    assert requests.rate_limits.told() == {"requests_per_minute": 100, "tokens_per_minute": 100}
+
+
+def test_rate_limits_told_reset_shows_a_debt() -> None:
+    """Nothing remains, and all is back later than an empty bucket would be full; its capacity stays."""
+    requests, bucket = told_tokens()
+    charge = requests.charge(1.0)
+    requests.rate_limits.settle(charge, None)
+    requests.rate_limits.learn([RateLimitStatus("tokens", 60_000, 0, 3.0)], charge, 1.0)
+    assert bucket.level == pytest.approx(-2000)
+    assert bucket.capacity == pytest.approx(1000)
+
+
+def test_rate_limits_told_by_an_earlier_request_leave_later_ones() -> None:
+    """A limit that no later request told is learned from it all the same."""
+    requests = Requests()
+    first, second = requests.charge(0.0), requests.charge(1.0)
+    for charge in (first, second):
+        requests.rate_limits.settle(charge, None)
+    requests.rate_limits.learn([RateLimitStatus("tokens", 60_000, 500, 0.5)], second, 1.0)
+    bucket = requests.rate_limits.limited[0].bucket
+    level = bucket.level
+    statuses = [RateLimitStatus("tokens", 60_000, 10, 0.9), RateLimitStatus("requests", 60, 30, 30.0)]
+    requests.rate_limits.learn(statuses, first, 1.0)
+    assert bucket.level == level
+    assert "requests_per_minute" in requests.rate_limits.told()
+
+
+@pytest.mark.parametrize(("capacity", "reserve"), [(500.0, 50.0), (1000.0, 100.0), (5000.0, 100.0)])
+def test_rate_limits_told_level_is_refilled_since_the_request_was_sent(
+    capacity: float, reserve: float
+) -> None:
+    """And a reserve is kept: a tenth of a second, at most a tenth of the bucket."""
+    requests, bucket = told_tokens(capacity)
+    assert bucket.reserve == pytest.approx(reserve)
+    charge = requests.charge(10.0)
+    requests.rate_limits.settle(charge, None)
+    status = RateLimitStatus("tokens", 60_000, capacity / 2, capacity / 2 / 1000)
+    requests.rate_limits.learn([status], charge, 10.1)
+    assert bucket.level == pytest.approx(capacity / 2 + 100)

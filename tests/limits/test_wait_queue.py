@@ -303,9 +303,11 @@ def test_wait_queue_withdraws_permits_of_loops_that_ended() -> None:
     for each in permits:
         queue.join(each, parked=each.patience > 0)
     queue.join(permit(size=4), parked=False)
-    queue.waiters_on(ended, 0.0)
+    left = queue.waiters_on(ended, 0.0)
     queue.waiters_on(running, 0.0)
     queue.drop_closed()
+    assert queue.loops() == [running]
+    queue.leave(left)
     assert queue.loops() == [running]
     assert queue.next_probe() is None
     assert popped(queue) == [3, 4]
