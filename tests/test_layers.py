@@ -23,7 +23,8 @@ LAYERS = [
     {"providers", "files", "testing"},
     {"jobs"},
     {"__init__"},
-    {"cli", "integrations"},
+    {"integrations"},
+    {"cli"},
     {"__main__"},
 ]
 """From the bottom up; what stands side by side does not import each other. `__init__`: the public names."""

@@ -7,8 +7,9 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from anyio import CancelScope
@@ -39,6 +40,10 @@ from batchrt.files import Source
 from batchrt.files.cells import error_line
 from batchrt.providers.http.open_files import allow_connections
 
+if TYPE_CHECKING:
+    from batchrt import QuotaStatistics
+    from batchrt.integrations.ray.row_pool import RowPool
+
 __all__ = ["Job", "check_limits", "execute"]
 
 _BY_SIGNAL: Final = 128
@@ -60,7 +65,7 @@ def check_limits(settings: JobSettings) -> None:
     for name in ("patience", "max_wait"):
         check_number(settings, name, of="seconds")
     wanted = settings.max_concurrency
-    if wanted == "auto" or is_built_in(settings):
+    if wanted == "auto" or is_built_in(settings) or settings.ray is not None:
         return
     fit = allow_connections(wanted)
     if fit < wanted:
@@ -161,6 +166,8 @@ class Job(ABC):
         )
         self._events = ProviderEvents(self._display.note, patience=settings.patience)
         self._scope: CancelScope | None = None
+        self._pool: RowPool | None = None
+        self._lost: str | None = None
         self._seconds = 0.0
         self._rows: int | None = None
 
@@ -188,11 +195,21 @@ class Job(ABC):
     @property
     def is_stopped(self) -> bool:
         """Whether something other than a signal or a limit ended it before its input ended."""
-        return self._abort_policy.is_aborted or self._source.is_broken
+        return self._abort_policy.is_aborted or self._source.is_broken or self._lost is not None
 
     @property
     def _ended_early(self) -> bool:
         return self.is_stopped or self.signal is not None or self.budget.ended is not None
+
+    def use(self, pool: RowPool) -> None:
+        """Have the workers of `pool`, which the chain hands its rows to, end with the job."""
+        self._pool = pool
+        pool.on_end = self._lose_workers
+
+    def _lose_workers(self) -> None:
+        assert self._pool is not None
+        self._lost = f"no worker is left in the Ray cluster: {' '.join(str(self._pool.problem).split())}"
+        self._run.stop()
 
     async def run(self) -> None:
         """Run until the rows end, or are ended."""
@@ -241,6 +258,8 @@ class Job(ABC):
         """Let requests in flight finish, and begin no more."""
         told = self._run.statistics()
         self._run.stop()
+        if self._pool is not None:
+            self._pool.stop()
         waiting = f"; {count(told.waiting, 'waiting row')} will not be sent" if told.waiting else ""
         self._display.note(
             f"stopping, with {count(told.in_flight, 'row')} in flight to finish{waiting}; {hint}"
@@ -267,12 +286,17 @@ class Job(ABC):
             total=self._rows,
             limit=self._settings.limit,
             fraction_read=lambda: source.fraction_read,
-            quota=self._model.quota.statistics,
+            quota=self._quota,
             budget=self.budget,
             noun=self._noun,
             update=self._count_run,
             before=lambda: self.before,
         )
+
+    def _quota(self) -> QuotaStatistics:
+        """Return how things stand with the provider; of workers, how many rows they have."""
+        standing = self._model.quota.statistics()
+        return standing if self._pool is None else replace(standing, in_flight=self._pool.under_way)
 
     def _total(self) -> int | None:
         """Count the rows of a small file; of a large one the share of its bytes says as much."""
@@ -303,6 +327,8 @@ class Job(ABC):
         if self.refusal is not None and self.signal is None:
             rest = f"; {not_started}" if not_started and self._settings.quiet else ""
             complain(f"stopped because {abort_reason(self._abort_policy)}: {error_line(self.refusal)}{rest}")
+        if self._lost is not None:
+            complain(f"stopped because {self._lost}")
         hint = url_hint(self._settings.base_url, self.counts)
         if hint:
             complain(hint)

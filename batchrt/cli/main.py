@@ -16,7 +16,7 @@ from batchrt.cli.config import ConfigSettings, show_config
 from batchrt.cli.console import complain
 from batchrt.cli.errors import UsageError
 from batchrt.cli.mock import MockSettings, serve_mock
-from batchrt.cli.option_values import check_text
+from batchrt.cli.option_values import check_text, with_ray_address
 from batchrt.cli.options import EmbedSettings, RunSettings, command_of
 from batchrt.cli.process import leave, open_standard_streams
 from batchrt.cli.report import ReportSettings, show_report
@@ -48,6 +48,10 @@ full disk or an outage the same command continues where it stopped. OUT is writt
 outcome, or the run ends early. Rows without an answer because the provider refused all requests are not
 failed; the next run sends them. Without a journal (stdout, pipes, remote files, --no-journal) rows are
 written as they come.
+
+With --ray the rows are asked by the workers of a Ray cluster. This process reads INPUT and writes OUT and
+the journal, so that the same command continues with or without --ray. The limits hold for all workers
+together.
 """ + _EXIT_CODES.format("answered")
 
 _EMBED_HELP: Final = """
@@ -165,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _exit_code(arguments: list[str]) -> int:
     try:
         check_text(arguments)
-        code = app(arguments, prog_name="batchrt", standalone_mode=False)
+        code = app(with_ray_address(arguments), prog_name="batchrt", standalone_mode=False)
     except UsageError as problem:
         complain(str(problem))
         return 2

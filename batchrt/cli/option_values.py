@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NoReturn
 
 from batchrt.cli.errors import UsageError
@@ -16,7 +17,9 @@ __all__ = [
     "read_delimiter",
     "read_headers",
     "read_options",
+    "read_ray",
     "read_whole",
+    "with_ray_address",
 ]
 
 _MOST_DIGITS: Final = 20
@@ -52,6 +55,36 @@ def check_text(arguments: Iterable[str]) -> None:
                 f"{shown} is not in this system's encoding ({sys.getfilesystemencoding()}); "
                 "write it in that, or in a file where one can be named"
             )
+
+
+_RAY: Final = "--ray"
+_RAY_ADDRESS: Final = re.compile(r"auto|local|ray://.+|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+")
+
+
+def with_ray_address(arguments: Sequence[str]) -> list[str]:
+    """Return `arguments` with `local` behind a `--ray` that no address follows.
+
+    An option with a value that may be left out would take the next argument for it, as a file's name.
+    """
+    spelled: list[str] = []
+    for place, argument in enumerate(arguments):
+        following = arguments[place + 1] if place + 1 < len(arguments) else ""
+        if argument == "--":
+            return [*spelled, *arguments[place:]]
+        bare = argument == _RAY and not _RAY_ADDRESS.fullmatch(following)
+        spelled.append(f"{_RAY}=local" if bare else argument)
+    return spelled
+
+
+def read_ray(option: str | None) -> str | None:
+    """Return the address that `--ray` names.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if option is None or _RAY_ADDRESS.fullmatch(option):
+        return option
+    raise UsageError(f"--ray must be auto, HOST:PORT, ray://HOST:PORT or nothing, not {option[:60]!r}")
 
 
 def _is_text(argument: str) -> bool:
@@ -138,5 +171,6 @@ READERS: Final[Mapping[str, tuple[Any, Callable[[Any], Any]]]] = {
     "delimiter": (str | None, read_delimiter),
     "options": (list[str] | None, read_options),
     "headers": (list[str] | None, read_headers),
+    "ray": (str | None, read_ray),
 }
 """Options that are texts on the command line and are read by a function; with the type that Typer sees."""

@@ -193,6 +193,7 @@ class JobSettings:
     output: str = "-"
     output_format: str | None = None
     price_output: float | None = None
+    ray: str | None = None
     prices: Mapping[str, Price] = field(default_factory=dict)
     api_key: Hidden | None = field(default=None, repr=False)
 
@@ -239,6 +240,16 @@ class RunSettings(JobSettings):
     )
     max_tokens: int | None = option(
         None, min=1, help="The most tokens in an answer.", show_default="the model's own"
+    )
+    ray: str | None = option(
+        None,
+        metavar="[ADDRESS]",
+        help="Ask from the workers of a Ray cluster: one of this machine's cores, or that at ADDRESS (auto, "
+        "HOST:PORT or ray://HOST:PORT). Needs batchrt[ray], and OPENAI_API_KEY in the workers' environment.",
+        show_default="no cluster",
+    )
+    ray_workers: int | None = option(
+        None, min=1, metavar="N", help="With --ray: how many workers.", show_default="one for each core"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -12,11 +12,12 @@ from batchrt import ChatOpenAI, Outcome, OutputLayout, RunConfig, Runnable, Runn
 from batchrt.cli.answers import Answer, answer_step
 from batchrt.cli.budget import Budget
 from batchrt.cli.cache import open_cache
+from batchrt.cli.cluster import check_cluster, open_pool, pooled_chain
 from batchrt.cli.console import complain
 from batchrt.cli.counts import Counts
 from batchrt.cli.dry_run import look_ahead
 from batchrt.cli.errors import UsageError
-from batchrt.cli.feed import Feed, window_of
+from batchrt.cli.feed import AnyRow, Feed, window_of
 from batchrt.cli.job import Job, check_limits, execute
 from batchrt.cli.job_files import open_output, output_format
 from batchrt.cli.journal_job import JournalJob, RowKind
@@ -41,6 +42,7 @@ def run_job(settings: RunSettings) -> int:
     if settings.flatten and (schema is None or not fields_of_schema(schema)):
         raise UsageError("--flatten makes columns of a schema's fields: name one with --schema that has some")
     check_limits(settings)
+    settings = check_cluster(settings)
     journal = journal_path(settings)
     budget, counts = Budget.of(settings, answers=True), Counts()
     model = chat_model(settings)
@@ -62,17 +64,62 @@ def run_job(settings: RunSettings) -> int:
             check_owner(journal, source, settings, of_vectors=False)
         look_ahead(of_values, source, fields, journal=journal, version=_ANSWERS.version, **given)
         given["source"] = source
+        feed = Feed(source, settings.limit, counts)
+        if settings.ray is not None:
+            return _pooled_job(
+                of_values, open_sink, fields, feed=feed, journal=journal, stack=stack, given=given
+            )
         config = RunConfig(cache=open_cache(settings, journal, stack))
         if journal is not None:
-            layout = OutputLayout(open_sink, _write)
-            return JournalJob(of_values, layout, fields, _ANSWERS, journal, config=config, **given)
-        sink = stack.enter_context(open_sink(None))
-        chain = RunnableLambda(fields, inline=True) | ask
-        feed = Feed(source, settings.limit, counts)
-        config["window"] = window_of(settings.max_concurrency)
-        return StreamedJob(chain, feed, sink, config=config, **given)
+            return JournalJob(
+                of_values, OutputLayout(open_sink, _write), fields, _ANSWERS, journal, config=config, **given
+            )
+        return _streamed_job(ask, open_sink, fields, feed=feed, stack=stack, config=config, given=given)
 
     return execute(settings, new_job)
+
+
+def _streamed_job(
+    chain: Runnable[Any, Any],
+    opened: Callable[[None], Sink],
+    fields: Callable[[AnyRow], Any],
+    *,
+    feed: Feed,
+    stack: ExitStack,
+    config: RunConfig,
+    given: dict[str, Any],
+) -> Job:
+    """Return the job without a journal, of a chain that takes what `fields` reads of a row."""
+    sink = stack.enter_context(opened(None))
+    config["window"] = window_of(given["settings"].max_concurrency)
+    return StreamedJob(RunnableLambda(fields, inline=True) | chain, feed, sink, config=config, **given)
+
+
+def _pooled_job(
+    chain: Runnable[Any, Any],
+    opened: Callable[[str | None], Sink],
+    fields: Callable[[AnyRow], Any],
+    *,
+    feed: Feed,
+    journal: str | None,
+    stack: ExitStack,
+    given: dict[str, Any],
+) -> Job:
+    """Return the job of a chain that the workers of a Ray cluster run."""
+    settings: RunSettings = given["settings"]
+    pool = open_pool(chain, settings, journal, stack)
+    pooled = pooled_chain(chain, pool, settings)
+    # The workers keep --max-concurrency; here it is the most rows that they have.
+    given["settings"] = replace(settings, max_concurrency=pool.capacity)
+    job: Job
+    if journal is not None:
+        job = JournalJob(
+            pooled, OutputLayout(opened, _write), fields, _ANSWERS, journal, config=RunConfig(), **given
+        )
+    else:
+        job = _streamed_job(pooled, opened, fields, feed=feed, stack=stack, config=RunConfig(), given=given)
+    job.use(pool)
+    return job
 
 
 def _refined(outcome: Outcome[Any]) -> Outcome[Any]:

@@ -65,3 +65,36 @@ def test_breaker_probes_quickly_at_first_in_each_outage() -> None:
     breaker.answered(49, 50)
     breaker.open(100)
     assert breaker.probe_at == 101
+
+
+def test_breaker_is_closed_at_first() -> None:
+    """No probe is due, and none has failed."""
+    breaker = CircuitBreaker()
+    assert breaker.since is None
+    assert breaker.probe_at == math.inf
+    assert not breaker.is_recent(0.0)
+
+
+def test_breaker_failures_in_a_row_begin_with_the_first() -> None:
+    """An answer to a request that was sent with the first or after it ends them; the rest are no new row."""
+    breaker = CircuitBreaker()
+    for second in range(100, 110):
+        breaker.failed(second, second + 1)
+    assert breaker.since == 110
+    assert breaker.answered(99.5, 112) is None
+    assert breaker.answered(100, 112) == 2
+    breaker.failed(200, 201)
+    assert breaker.failures == 1
+    breaker.answered(200, 202)
+    assert breaker.failures == 0
+
+
+def test_breaker_probe_that_failed_is_recent_for_fifteen_seconds() -> None:
+    """As is the failure that opened it: three times the longest pause between probes."""
+    breaker = CircuitBreaker()
+    breaker.open(10)
+    assert breaker.is_recent(24.9)
+    assert not breaker.is_recent(25)
+    breaker.probe_failed(30)
+    assert breaker.is_recent(44.9)
+    assert not breaker.is_recent(45)

@@ -8,6 +8,7 @@ import pytest
 
 from batchrt.errors import RateLimitError
 from batchrt.limits.cooldown import LONGEST_QUIET, ColdStart, CoolDown, HalfOpen, SlowStart
+from batchrt.runtime.clock import clock_time
 
 
 def test_cold_start_doubles_and_is_sped_up_by_answers() -> None:
@@ -115,3 +116,36 @@ def test_cooldown_first_refusal_of_a_wave_is_new() -> None:
     assert not cooldown.is_new(4.0, 6.0)
     assert cooldown.is_new(5.0, 7.0)
     assert not cooldown.is_new(6.9, 8.0)
+
+
+def test_cooldown_error_says_until_when_the_provider_is_left_alone() -> None:
+    """In seconds and by the wall clock."""
+    cooldown = CoolDown()
+    cooldown.prolong(600, RateLimitError("slow", status=429), 0.0)
+    found = cooldown.too_long(100.0, 60.0, lambda: 1_000_000.0)
+    assert found is not None
+    assert "for 500 s more, which is more than is waited for (60 s)" in str(found)
+    assert f"until {clock_time(1_000_500.0)}; nothing was sent" in str(found)
+
+
+def test_recoveries_let_two_requests_go_before_they_are_over() -> None:
+    """Even where one would be enough: one in flight at a time shows nothing of a limit."""
+    assert SlowStart(1).enough == 2
+    recovery = HalfOpen(2.0, 1, 10.0, at_first=math.inf, span=2.0)
+    recovery.sent()
+    assert not recovery.ended(10.0, answered=True)
+    recovery.sent()
+    assert recovery.ended(10.0, answered=True)
+
+
+def test_half_open_without_answers_doubles_with_each_wait() -> None:
+    """And is over in any case once eight times as many as enough were sent."""
+    recovery = HalfOpen(2.0, 2, 10.0, at_first=math.inf, span=2.0)
+    for _ in range(3):
+        recovery.sent()
+    assert recovery.due(10.5) == pytest.approx(10.0 + 2 * 2.0), "four have two waits"
+    for _ in range(12):
+        recovery.sent()
+    assert not recovery.ended(11.0, answered=False)
+    recovery.sent()
+    assert recovery.ended(11.0, answered=False)

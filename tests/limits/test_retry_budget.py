@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt import RetryBudget, ServerError
+from batchrt import RateLimitError, RequestTimeoutError, RetryBudget, ServerError
 from batchrt.limits.error_kinds import Failure
-from batchrt.limits.events import Events
+from batchrt.limits.events import BudgetEmpty, Events
 from batchrt.limits.retry_budget import RetryQueue, RetryTokens
 from tests.limits.quotas import BACKENDS, virtually
 
@@ -116,7 +116,7 @@ def test_retry_queue_wait_ends_after_its_patience(backend: str) -> None:
     async def main() -> None:
         queue, holder = empty_queue(), Holder()
         start = anyio.current_time()
-        assert not await queue.wait(5, holder)
+        assert await queue.wait(5, holder) is False
         assert anyio.current_time() - start == pytest.approx(5)
         assert holder.given == 1
         assert not queue.awaited
@@ -228,3 +228,43 @@ def test_retry_queue_forgets_retries_of_the_parent_process(backend: str) -> None
             group.cancel_scope.cancel()
 
     virtually(backend, main)
+
+
+def test_retry_queue_without_a_budget_allows_all() -> None:
+    """Answers repay nothing, and no retry waits."""
+    queue = RetryQueue(None, Events(), lambda: False)
+    assert queue.left is None
+    assert all(queue.afford(FAILURE) for _ in range(1000))
+    queue.repay()
+    assert not queue.awaited
+
+
+def test_retry_queue_retry_whose_time_the_provider_named_is_free() -> None:
+    """Also when the budget is empty."""
+    queue = empty_queue()
+    paced = Failure.of(RateLimitError("slow", status=429, retry_after=3.0))
+    assert paced.paced
+    assert queue.afford(paced)
+    assert not queue.afford(FAILURE)
+    assert queue.left == 0
+
+
+def test_retry_queue_charges_a_timeout_as_one() -> None:
+    """Twice as much as another failure."""
+    queue = RetryQueue(RetryBudget(capacity=16), Events(), lambda: False)
+    assert queue.afford(Failure.of(RequestTimeoutError("late")))
+    assert queue.left == 6
+    assert queue.afford(FAILURE)
+    assert queue.left == 1
+
+
+def test_retry_queue_announces_that_the_budget_is_empty() -> None:
+    """With the tokens that are left, and those that the retry would have cost; and says so in words."""
+    events, told = Events(), list[Any]()
+    events.listeners = (told.append,)
+    queue = RetryQueue(RetryBudget(capacity=6), events, lambda: False)
+    assert queue.afford(FAILURE)
+    assert told == []
+    assert not queue.afford(FAILURE)
+    assert told == [BudgetEmpty(1.0, 5.0)]
+    assert queue.words() == ("the retry budget is empty (1 of 6 left; a retry costs 5, an answer repays 1)")

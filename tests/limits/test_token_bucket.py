@@ -135,6 +135,26 @@ def test_token_bucket_fills_up_to_the_capacity_less_the_outstanding() -> None:
     assert one.wait_for(5) == 3
 
 
+def test_token_bucket_weight_is_the_share_of_the_outstanding_that_has_to_fit() -> None:
+    """The rest may go beyond the capacity, and answers come first only for more than the share leaves."""
+    one = bucket(rate=2, capacity=10, level=0.0)
+    one.outstanding, one.weight = 8, 0.5
+    assert one.wait_for(4) == 0
+    assert one.wait_for(6) == pytest.approx(1.0)
+    assert one.wait_for(7) == math.inf
+    one.outstanding, one.weight = 0.5, 1.0
+    assert one.wait_for(10) == math.inf, "half a token is enough to keep a full bucket from fitting"
+
+
+def test_token_bucket_wait_counts_on_its_stock() -> None:
+    """At twice the rate until the stock is used up, and at the rate from then on."""
+    one = bucket(rate=2, capacity=10, level=0.0, stock=30)
+    one.outstanding = 8
+    assert one.wait_for(10) == pytest.approx(10 / 4), "the stock makes room beside the outstanding"
+    few = bucket(rate=2, capacity=10, level=0.0, stock=4)
+    assert few.wait_for(10) == pytest.approx(3.0)
+
+
 def test_token_bucket_keeps_its_reserve() -> None:
     """But a request that needs all of it goes when it is full."""
     one = bucket()

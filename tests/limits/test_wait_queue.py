@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt.errors import OutageError, ProviderError
-from batchrt.limits.permit import Permit
+from batchrt.limits.permit import Permit, Waiting
 from batchrt.limits.wait_queue import FairQueue, WaitQueue
+from batchrt.runtime.event_loop import LoopHandle
+from tests.limits.quotas import BACKENDS, virtually
+
+on_both = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def permit(run: object = None, *, size: int = 0, again: bool = False, patience: float = 0.0) -> Permit:
@@ -204,3 +210,157 @@ def test_wait_queue_permit_is_taken_out_of_its_queue() -> None:
         queue.take_out(each)
     assert queue.next_probe() is None
     assert popped(queue) == [3]
+
+
+class Elsewhere:
+    """The event loop of another thread: keeps the functions that it is to call."""
+
+    def __init__(self, *, ended: bool = False) -> None:
+        self.token = object()
+        self.called: list[Callable[[], object]] = []
+        self._ended = ended
+
+    def time(self) -> float:
+        return 7.0
+
+    def here(self) -> bool:
+        return False
+
+    def is_open(self) -> bool:
+        return not self._ended
+
+    def call(self, function: Callable[[], object]) -> bool:
+        self.called.append(function)
+        return True
+
+
+def elsewhere(*, ended: bool = False) -> Any:
+    return Elsewhere(ended=ended)
+
+
+def test_wait_queue_is_true_while_a_permit_waits_in_any_queue() -> None:
+    """Retries, first attempts and parked permits alike; not those that were withdrawn."""
+    for made, parked in ((permit(again=True), False), (permit(), False), (permit(patience=1), True)):
+        queue = queue_of(made, parked=parked)
+        assert queue
+        made.withdrawn = True
+        assert not queue
+
+
+def test_wait_queue_keeps_a_few_withdrawn_permits() -> None:
+    """Up to 32 of them, even if they are most; counted anew after each removal."""
+    permits = [permit(size=size) for size in range(100)]
+    queue = queue_of(*permits[:40])
+    for each in permits[:32]:
+        each.withdrawn = True
+        queue.note_withdrawn()
+    assert len(queue._first) == 40
+    permits[32].withdrawn = True
+    queue.note_withdrawn()
+    assert len(queue._first) == 7
+    for each in permits[40:]:
+        queue.join(each, parked=False)
+    for each in permits[33:66]:
+        each.withdrawn = True
+        queue.note_withdrawn()
+    assert len(queue._first) == 67, "33 are less than half"
+    permits[66].withdrawn = True
+    queue.note_withdrawn()
+    assert len(queue._first) == 33
+
+
+def test_wait_queue_parks_permits_with_any_patience() -> None:
+    """Half a second is some."""
+    queue = queue_of(permit(size=0, patience=0.5), permit(size=1))
+    queue.park()
+    assert queue.least_patience() == 0.5
+    assert popped(queue) == [1]
+
+
+def test_wait_queue_tells_how_much_waits() -> None:
+    """The most tokens that each may cost, and those of the first; not of withdrawn and parked permits."""
+    queue = WaitQueue(lambda _: None)
+    assert queue.waiting(lambda _: None) == Waiting()
+    first, again, bounded, gone = permit(), permit(again=True), permit(), permit()
+    for tokens, each in enumerate((first, again, bounded, gone), start=1):
+        each.input, each.output = 10.0 * tokens, float(tokens)
+        queue.join(each, parked=False)
+    queue.join(permit(patience=1), parked=True)
+    bounded.most = 100.0
+    gone.withdrawn = True
+    expected: list[Permit] = []
+    assert queue.waiting(expected.append) == Waiting(3, 11.0 + 22.0 + 130.0, 22.0)
+    assert set(map(id, expected)) == {id(first), id(again), id(bounded)}
+
+
+def test_wait_queue_withdraws_permits_of_loops_that_ended() -> None:
+    """Those of open loops, and those of none, stay; an ended loop is not woken any more."""
+    queue = WaitQueue(lambda _: None)
+    ended, running = elsewhere(ended=True), elsewhere()
+    permits = [permit(size=0), permit(size=1, again=True), permit(size=2, patience=1), permit(size=3)]
+    permits[0].loop = permits[1].loop = permits[2].loop = ended
+    permits[3].loop = running
+    for each in permits:
+        queue.join(each, parked=each.patience > 0)
+    queue.join(permit(size=4), parked=False)
+    queue.waiters_on(ended, 0.0)
+    queue.waiters_on(running, 0.0)
+    queue.drop_closed()
+    assert queue.loops() == [running]
+    assert queue.next_probe() is None
+    assert popped(queue) == [3, 4]
+
+
+@on_both
+def test_loop_waiters_ring_at_the_earliest_time_that_was_set(backend: str) -> None:
+    """By the common time, once; not after the last permit has left."""
+
+    async def main() -> None:
+        rung: list[float] = []
+        queue = WaitQueue(rung.append)
+        assert queue.now() is None
+        loop = LoopHandle.current()
+        waiters = queue.waiters_on(loop, 100.0)
+        assert queue.waiters_on(loop, 100.0) is waiters
+        assert queue.loops() == [loop]
+        start = queue.now()
+        assert start == anyio.current_time() + 100
+        for seconds in (5, 3, 4):
+            queue.wake_at(start + seconds)
+        set_to = waiters.alarm.when
+        queue.wake_at(start + 3 - 0.0004)
+        assert waiters.alarm.when == set_to, "no loop is as exact as that"
+        await anyio.sleep(10)
+        assert rung == [pytest.approx(start + 3)]
+        queue.wake_soon()
+        assert rung[1:] == [pytest.approx(start + 10)]
+        queue.wake_at(start + 11)
+        queue.leave(waiters)
+        assert queue.loops() == [loop]
+        queue.leave(waiters)
+        assert queue.loops() == []
+        await anyio.sleep(10)
+        waiters.ring()
+        assert len(rung) == 2
+
+    virtually(backend, main)
+
+
+@on_both
+def test_loop_waiters_of_another_thread_ring_there(backend: str) -> None:
+    """The alarm is theirs to set: they are asked to look."""
+
+    async def main() -> None:
+        rung: list[float] = []
+        queue, other = WaitQueue(rung.append), elsewhere()
+        waiters = queue.waiters_on(other, 100.0)
+        assert queue.now() is None
+        queue.wake_at(150.0)
+        queue.wake_soon()
+        assert waiters.alarm.when == math.inf
+        assert len(other.called) == 2
+        for function in other.called:
+            function()
+        assert rung == [107.0, 107.0]
+
+    virtually(backend, main)

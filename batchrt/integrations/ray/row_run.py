@@ -22,7 +22,10 @@ from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.outcome_iterator import SyncOutcomeIterator
 from batchrt.runtime.portal import call_blocking
 
-__all__ = ["RowRun"]
+__all__ = ["Put", "RowRun"]
+
+Put: TypeAlias = Callable[[int, Outcome[Any]], object]
+"""Takes the place of a row among those that were handed in together, and its outcome; from any thread."""
 
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
@@ -31,23 +34,28 @@ and should get the blocks that this worker could only fail."""
 
 _OF_THE_RUN: Final = (RunStoppedError, SpendingLimitError, DeadlineExceededError)
 
+_CLOSED: Final = "the worker has been closed"
+
 _log: Final = logging.getLogger("batchrt")
 
 
 class _Block:
     """Rows that were handed in together, and their outcomes."""
 
-    __slots__ = ("done", "left", "outcomes", "values")
+    __slots__ = ("_put", "done", "left", "outcomes", "values")
 
-    def __init__(self, values: Sequence[Any]) -> None:
+    def __init__(self, values: Sequence[Any], put: Put | None = None) -> None:
         self.values = values
         self.left = len(values)
         self.outcomes: list[Outcome[Any] | None] = [None] * len(values)
         self.done = threading.Event()
+        self._put = put
 
     def settle(self, place: int, outcome: Outcome[Any]) -> None:
         self.outcomes[place] = outcome
         self.left -= 1
+        if self._put is not None:
+            self._put(place, outcome)
         if not self.left:
             self.done.set()
 
@@ -55,8 +63,7 @@ class _Block:
         """Give `error` to the rows that have no outcome."""
         for place, outcome in enumerate(self.outcomes):
             if outcome is None:
-                self.outcomes[place] = Outcome(place, None, error, 0, 0.0, None)
-        self.left = 0
+                self.settle(place, Outcome(place, None, error, 0, 0.0, None))
         self.done.set()
 
 
@@ -183,6 +190,7 @@ class RowRun:
         self._policy = AbortPolicy(max_wait=math.inf)
         self._iterator: SyncOutcomeIterator[Any] | None = None
         self._ended: Exception | None = None
+        self._stopped = False
         self._pause = FIRST_PAUSE
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="batchrt rows", daemon=True)
@@ -193,11 +201,26 @@ class RowRun:
         block = _Block(values)
         if not values:
             return []
+        self._hand_in(block)
+        block.done.wait()
+        return [outcome for outcome in block.outcomes if outcome is not None]
+
+    def begin(self, values: Sequence[Any], put: Put) -> None:
+        """Hand in `values`; each outcome is given to `put` as soon as there is one."""
+        if values:
+            self._hand_in(_Block(values, put))
+
+    def stop(self) -> None:
+        """End gracefully: rows in flight are finished; those that wait, and later ones, are not started."""
+        self._stopped = True
+        self._closed.set()
+        self._stop()
+        self._feed.close()
+
+    def _hand_in(self, block: _Block) -> None:
         self._feed.put(block)
         if self._ended is not None:  # no run takes the block any more
             self._fail_rest(self._ended)
-        block.done.wait()
-        return [outcome for outcome in block.outcomes if outcome is not None]
 
     def close(self) -> None:
         """End the run when the rows that were handed in have ended, and wait for that."""
@@ -210,6 +233,9 @@ class RowRun:
         self._feed.is_used.wait()  # a worker without rows needs no budget
         again: list[_Row] = []
         while self._ended is None:
+            if self._stopped:
+                self._give_up(RunStoppedError(_CLOSED))
+                return
             config = self._paid_config()
             if config is None:
                 self._give_up(self._limit_reached())
@@ -231,6 +257,8 @@ class RowRun:
             with self._chain.run_iter(
                 self._feed, config, ordered=False, on_outcome=self._settle
             ) as self._iterator:
+                if self._stopped:  # before there was one to stop
+                    self._stop()
                 for _ in self._iterator:
                     pass
         except BaseException as failure:  # noqa: BLE001  the rows' error: the worker must not die of it
@@ -300,7 +328,7 @@ class RowRun:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             return
         if error is None:
-            error = RunStoppedError("the worker has been closed")
+            error = RunStoppedError(_CLOSED)
         elif not isinstance(error, Exception):
             error = RunStoppedError(f"the run of the worker ended: {error!r}")
         self._give_up(error)

@@ -194,3 +194,39 @@ def test_row_run_survives_a_config_that_its_run_refuses() -> None:
     with running(RunnableLambda(lambda number: number), max_concurrency=0) as run:
         outcomes = run.outcomes([1, 2])
     assert [type(outcome.error) for outcome in outcomes] == [ValueError, ValueError]
+
+
+def test_row_run_tells_outcomes_as_they_come() -> None:
+    """A row that has ended is told while others of its block wait."""
+    gates, told = Gates(), threading.Event()
+    found: dict[int, Any] = {}
+
+    def put(place: int, outcome: Outcome[Any]) -> None:
+        found[place] = outcome.output
+        told.set()
+
+    with running(RunnableLambda(gates.wait)) as run:
+        run.begin([4, 5], put)
+        gates.gate(5).set()
+        assert told.wait(30)
+        assert found == {1: 5}
+        gates.gate(4).set()
+    assert found == {0: 4, 1: 5}
+
+
+def test_row_run_that_is_stopped_finishes_rows_in_flight() -> None:
+    """Those that wait for a slot, and later ones, are not started."""
+    gates, began = Gates(), threading.Event()
+    found: dict[int, Outcome[Any]] = {}
+
+    async def wait(number: int) -> int:
+        began.set()
+        return await gates.wait(number)
+
+    with running(RunnableLambda(wait), max_concurrency=1) as run:
+        run.begin([1, 2], found.__setitem__)
+        assert began.wait(30)
+        run.stop()
+        gates.gate(1).set()
+    assert [found[place].status for place in (0, 1)] == ["done", "not started"]
+    assert gates.begun == [1]
