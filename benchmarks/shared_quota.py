@@ -33,6 +33,8 @@ __all__ = ["main"]
 
 RPM = 6_000
 """The limit, in a bucket of one second."""
+_WAYS: dict[str, Any] = {"given": "none", "told by headers": "all", "told by nothing": "none"}
+"""How workers know the limit, and the headers of the provider's answers."""
 LEARNING = 4.5
 """Seconds after a restart of the server in which its state is learned: a lease, and a message."""
 
@@ -51,16 +53,17 @@ def main() -> None:
 
 def simulated(seconds: float) -> None:
     """Run workers in virtual time."""
-    for workers, headers in itertools.product((50, 1_000), ("none", "all")):
+    for workers, (told, headers) in itertools.product((4, 50, 1_000), _WAYS.items()):
         began = time.process_time()
-        given = {"requests_per_minute": RPM, "burst_seconds": 1} if headers == "none" else {}
+        given = {"requests_per_minute": RPM, "burst_seconds": 1} if told == "given" else {}
         limits = RateLimits(requests_per_minute=RPM, burst_seconds=1, headers=headers)
         items = int(seconds * RPM / 60 / workers)
-        outcome = simulate(Cluster(workers, limits, given, items, max_concurrency=10))
+        most = max(10, 400 // workers)
+        outcome = simulate(Cluster(workers, limits, given, items, max_concurrency=most))
         sent = sum(map(len, outcome.carrier.sent.values()))
         whole = outcome.verdict
         print(
-            f"simulated: {workers} workers, headers {headers}: {100 * outcome.used:.1f} % of the refill "
+            f"simulated: {workers} workers, limit {told}: {100 * outcome.used:.1f} % of the refill "
             f"used, {whole.rejected} of {whole.sent} refused, {len(outcome.answers)} answers, messages: "
             f"{outcome.messages:.2f} per worker and second, "
             f"{outcome.carrier.most_in_a_second()} at the most, {sent / whole.accepted:.2f} per request; "

@@ -10,6 +10,8 @@ from batchrt.limits.shared.ledger import Ledger, WorkerRecord
 
 __all__ = ["LoadedLedger", "load_ledger", "load_record", "text_of"]
 
+_VERSION = 1
+"""The version of the texts; those that were written before there was one are read as this one."""
 _BACKWARDS = 1.0
 """Seconds by which a clock may go back; more is a restart, or the clock was set."""
 
@@ -33,6 +35,8 @@ def load_ledger(
 ) -> LoadedLedger:
     """Return the ledger of a text, or a new one.
 
+    A text of another version, or one that cannot be read, is a lost state: the new one learns it again.
+
     Args:
         text: as `text_of` wrote it; `None` if there is none.
         now: the time on the store's clock.
@@ -41,17 +45,28 @@ def load_ledger(
         ends: how many ends of leases the store has, if a part of the state may be lost.
         learns: whether leases may go on although there is no text.
     """
-    if text is None:
-        ledger, is_new = new_ledger(now, learns=learns), True
-    else:
-        ledger, is_new = Ledger.of_state(json.loads(text)), False
-        is_whole = ends is None or ends == ledger.workers
-        if ledger.store != store or now < ledger.at - _BACKWARDS or not is_whole:
-            ledger, is_new = new_ledger(now, learns=True), True
+    found = None if text is None else _read(text)
+    is_new = (
+        found is None
+        or found.store != store
+        or now < found.at - _BACKWARDS
+        or (ends is not None and ends != found.workers)
+    )
+    lost = text is not None
+    ledger = new_ledger(now, learns=learns or lost) if found is None or is_new else found
     ledger.store = store
     now = max(now, ledger.at)
     ledger.advance(now)
     return LoadedLedger(ledger, now, is_new)
+
+
+def _read(text: str | bytes) -> Ledger | None:
+    try:
+        state = json.loads(text)
+        version = state.pop("version", _VERSION)
+        return Ledger.of_state(state) if version == _VERSION else None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def load_record(text: str | bytes | None) -> WorkerRecord | None:
@@ -61,4 +76,7 @@ def load_record(text: str | bytes | None) -> WorkerRecord | None:
 
 def text_of(state: Ledger | WorkerRecord) -> str:
     """Write a state as text."""
-    return json.dumps(state.to_state(), separators=(",", ":"))
+    written = state.to_state()
+    if isinstance(state, Ledger):
+        written = {**state.to_state(), "version": _VERSION}
+    return json.dumps(written, separators=(",", ":"))
