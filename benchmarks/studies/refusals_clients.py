@@ -72,7 +72,8 @@ async def _batchrt(target: Target, *, cap: str = "") -> AsyncIterator[Ask]:
     async with kind(target.model, base_url=target.base_url, api_key=target.api_key) as model:
 
         async def ask(inputs: Sequence[str]) -> list[Any]:
-            return await model.abatch(inputs, given, return_exceptions=True)
+            outputs: list[Any] = await model.abatch(inputs, given, return_exceptions=True)
+            return outputs
 
         yield ask
 
@@ -187,11 +188,11 @@ async def _aiohttp(target: Target) -> AsyncIterator[Ask]:
 
         async def chat(text: str) -> Any:
             body = {"messages": [{"role": "user", "content": text}]}
-            reply = await retrying.copy()(post, "chat/completions", body)
+            reply: Any = await retrying.copy()(post, "chat/completions", body)
             return reply["choices"][0]["message"]["content"]
 
         async def embed(texts: Sequence[str]) -> list[Any]:
-            reply = await retrying.copy()(post, "embeddings", {"input": list(texts)})
+            reply: Any = await retrying.copy()(post, "embeddings", {"input": list(texts)})
             return [one["embedding"] for one in reply["data"]]
 
         yield _under_semaphore(target, chat, embed)

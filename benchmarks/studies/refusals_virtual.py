@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import anyio
 import httpx
@@ -136,12 +137,9 @@ def _drawn_from(seed: int) -> Iterator[None]:
     from batchrt.runtime import clock
 
     numbers = itertools.count()
-    before = clock.random
-    clock.random = SimpleNamespace(SystemRandom=lambda: random.Random(f"{seed}/{next(numbers)}"))  # type: ignore[assignment]
-    try:
+    drawn = SimpleNamespace(SystemRandom=lambda: random.Random(f"{seed}/{next(numbers)}"))
+    with patch.object(clock, "random", drawn):
         yield
-    finally:
-        clock.random = before
 
 
 def play(server: Server, kind: str, cap: str, seed: int) -> dict[str, float]:

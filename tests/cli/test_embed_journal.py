@@ -178,7 +178,8 @@ def test_embed_journal_goes_on_after_ctrl_c(
     assert len(np.load(out)) == len(done)
     ids = written(out.with_suffix(".ids.jsonl").read_text())
     assert [f"t{row['id']}" for row in ids] == done
-    assert f"the journal {out}.journal has the outcomes of {len(done)} rows; the same command" in stopped.err
+    told = f"the journal {out}.journal has the outcomes of {len(done)} rows; run the same command to continue"
+    assert told in stopped.err
     assert embed(command, rows, out).code == 0
     assert flat(lists) == [text for text in texts(range(ROWS)) if text not in done]
     assert len(np.load(out)) == ROWS

@@ -172,7 +172,7 @@ def test_sqlite_carrier_refuses_a_file_that_it_cannot_use(
 
     def read_only(path: Path, timeout: float, isolation_level: None, check_same_thread: bool) -> Any:
         assert (timeout, check_same_thread) == (0, False)
-        return connect(f"{path.as_uri()}?mode=ro", timeout, 0, isolation_level, uri=True)
+        return connect(f"{path.as_uri()}?mode=ro", timeout=timeout, isolation_level=isolation_level, uri=True)
 
     monkeypatch.setattr("batchrt.limits.shared.sqlite_carrier.sqlite3.connect", read_only)
     for name, why in (("quota.db", "readonly database"), ("new.db", "unable to open")):
