@@ -77,6 +77,7 @@ def number_of(server: RawServer) -> str:
 
 def model_at(server: RawServer, **options: Any) -> ChatOpenAI:
     given = {"base_url": server.base_url, "api_key": "k", "max_retries": 0, "timeout": 30.0, **options}
+    given.setdefault("quota", Quota())  # an earlier server may have had the same port
     return ChatOpenAI("m", **given)
 
 
