@@ -263,7 +263,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(python=_python_of_contenders())
 def studies(session: nox.Session) -> None:
-    """Study limits, lists and streams in depth; arguments go to the studies."""
+    """Study limits, refusals, lists and streams in depth; arguments go to the studies."""
     _install_wheel(session, "mock", "uvloop", "numpy")
     session.install(*_group("bench"), *_group("contenders"))
     session.run("python", "-m", "benchmarks.studies", *session.posargs)
@@ -283,7 +283,10 @@ def build(session: nox.Session) -> None:
 @nox.session(python=[*PYTHONS, *NEWER_PYTHONS])
 def install(session: nox.Session) -> None:
     """Install the wheel and the source distribution of dist/ as users do, and run each."""
-    for file in sorted(Path("dist").glob("batchrt-*")):
+    files = sorted(Path("dist").glob("batchrt-*"))
+    if not files:
+        session.error("dist/ has no distributions: run `nox -s build` first")
+    for file in files:
         session.install("--force-reinstall", "--no-deps", str(file))
         session.install(str(file))
         session.run("python", "-c", SMOKE)
@@ -298,11 +301,11 @@ def audit(session: nox.Session) -> None:
     session.run("pip-audit", "--strict", "--skip-editable", *session.posargs)
 
 
-@nox.session
+@nox.session(reuse_venv=False)
 def sbom(session: nox.Session) -> None:
-    """Write what the tests ran with to dist/: a lock (`pip freeze`) and a CycloneDX bill of materials."""
+    """Write the versions that tests run with to dist/: a `pip freeze` and a CycloneDX bill of materials."""
     _install_wheel(session, "trio", "uvloop", "mock")
-    session.install(*_group("test"), *_group("lint"), *_group("types"), *_group("package"))
+    session.install(*_group("lint"), *_group("types"), *_group("package"))
     folder = Path("dist")
     folder.mkdir(exist_ok=True)
     lock = session.run("python", "-m", "pip", "freeze", "--exclude", "batchrt", silent=True)

@@ -34,7 +34,8 @@ class Price:
             for other tiers the usual price.
         cache_write: per million prompt tokens that the provider writes to its cache; `input` by default.
             OpenAI's GPT-5.6 and later and Anthropic charge 1.25 times as much.
-        input_audio, output_audio: per million audio tokens; as for other tokens by default.
+        input_audio: per million audio tokens of prompts; `input` by default.
+        output_audio: per million audio tokens of answers; `output` by default.
         long_context: prices of requests that have more input tokens than the key says, for all of the
             request's tokens: `{272_000: Price(5.0, 22.5)}`. Tokens of several requests of one item count
             together, which makes `Outcome.cost` too high where only their sum is so long.

@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks [--full] [--only SCENARIO …] [--against REV] [--render]`."""
+"""The benchmarks: batchrt and its contenders in turns, and the page docs/benchmarks.md of the results."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def _tell(message: str) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     keys = [scenario.key for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--full", action="store_true", help="all sizes, more rounds, and Ray: some hours")
     parser.add_argument(
         "--only", nargs="+", default=[], choices=keys, metavar="SCENARIO", help=", ".join(keys)

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from batchrt import ChatOpenAI, ChatPromptTemplate, Runnable, RunnableLambda, StrOutputParser
-from batchrt.integrations.ray import map_dataset
 from batchrt.testing import MockProvider
 
 __all__ = ["main"]
@@ -122,6 +121,8 @@ def _by_http_stage(base_url: str) -> dict[str, int]:
 def _by_map_dataset(base_url: str) -> dict[str, int]:
     import ray.data
 
+    from batchrt.integrations.ray import map_dataset
+
     chain = ChatOpenAI("model", base_url=base_url, api_key="none") | StrOutputParser()
     rows = ray.data.range(_QUESTIONS, override_num_blocks=1)
     found = map_dataset(rows, chain, input=_question, config={"max_concurrency": 64}).take_all()
@@ -132,6 +133,8 @@ def _by_map_dataset(base_url: str) -> dict[str, int]:
 def memory(most: int, workers: int, minutes: float) -> None:
     """Map `most` rows, and print the memory."""
     import ray.data
+
+    from batchrt.integrations.ray import map_dataset
 
     ended, rows, failed, began = threading.Event(), 0, 0, time.monotonic()
 
@@ -161,15 +164,18 @@ def memory(most: int, workers: int, minutes: float) -> None:
 
 def main() -> None:
     """Run the parts that the command line names."""
-    import ray
-    import ray.data
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ray_rows", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("parts", nargs="+", choices=("beside", "memory"))
-    parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--rows", type=int, default=50_000, help="of `memory`, %(default)s")
+    parser.add_argument("--workers", type=int, default=2, help="of `memory`, %(default)s")
+    parser.add_argument("--minutes", type=float, default=60.0, help="after which `memory` ends, %(default)s")
     options = parser.parse_args()
+    try:  # Only now: `--help` needs no Ray.
+        import ray
+        import ray.data
+    except ImportError as error:
+        parser.error(f"{error}: install batchrt[ray,mock] and aiohttp")
     os.environ.setdefault("OPENAI_API_KEY", "none")
     ray.init(
         num_cpus=4,

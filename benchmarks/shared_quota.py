@@ -1,8 +1,11 @@
-"""One quota for several processes: `python -m benchmarks.shared_quota [simulated] [sqlite] [redis] [cost]`.
+"""One quota for several processes: how much of the limit they use, and whether they exceed it.
 
-Workers in virtual time with a carrier in memory, and processes over an SQLite file and a Redis server, one
-of which is killed and one of which joins; the server is stopped and started again. The mock provider enforces
-the limit, and its log is the judge. `cost` measures a message of each carrier.
+    python -m benchmarks.shared_quota                  # all parts
+    python -m benchmarks.shared_quota simulated cost   # some of them
+
+`simulated` has workers in virtual time, with a carrier in memory. `sqlite` and `redis` have four processes,
+one of which is killed while another one joins; the Redis server is stopped and started again. The mock
+provider enforces the limit, and its log is the judge. `cost` measures a message of each carrier.
 """
 
 from __future__ import annotations
@@ -43,9 +46,12 @@ def main() -> None:
     """Measure the parts that the command line names, or all."""
     parts = {"simulated": simulated, "sqlite": sqlite, "redis": redis, "cost": cost}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shared_quota", description=__doc__)
-    parser.add_argument("parts", nargs="*", help=", ".join(parts))
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     parser.add_argument("--seconds", type=float, default=60, help="seconds of work at the limit (60)")
     options = parser.parse_args()
+    if unknown := sorted(set(options.parts) - set(parts)):
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(parts)}")
     logging.disable(logging.CRITICAL)
     for name in options.parts or parts:
         parts[name](options.seconds)

@@ -53,7 +53,7 @@ the machine adds to the times of all contenders, most to those that need the mos
 _REAL = """nginx and LiteLLM's proxy are in front of a small provider without limits; Infinity computes
 embeddings of a small model. Contenders have the concurrency that the title names, where their
 row has no cap. For LiteLLM and Infinity, whose speed is that of the machine, the ideal is the
-time of aiohttp with as many requests at once as fit."""
+time of aiohttp with as many requests at once as fit. A server without results has no table."""
 
 _VIRTUAL = """In one process, on a virtual clock, against the mock provider, whose verdict the figures are.
 

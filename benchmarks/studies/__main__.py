@@ -1,4 +1,4 @@
-"""The one command: `python -m benchmarks.studies [SUITE …] [--quick] [--json FILE] [--check]`."""
+"""The studies: streams, lists, quotas and refusals in depth, as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ def _measure(suite: str, progress: Console, *, quick: bool) -> Iterator[Table]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(_SUITES))
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")

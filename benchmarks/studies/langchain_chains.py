@@ -1,13 +1,14 @@
-"""LangChain's chains on both runtimes: `python -m benchmarks.studies.langchain_chains [ITEMS] [CHAIN …]`.
+"""LangChain's chains on both runtimes, its own and this one.
 
 A retrieval chain over a FAISS index, an agent with two tools and a chain with branches, each by its own
 `abatch`, by `from_langchain`, and by `from_langchain(native=True)`, against a mock on a core of its own whose
-chat answers take 0.2 s. Needs `langchain`, `langchain-community` and `faiss-cpu`
-besides the extra `langchain`.
+chat answers take 0.2 s. Needs `langchain`, `langchain-community` and `faiss-cpu` besides the extra
+`langchain`.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import subprocess
@@ -214,8 +215,7 @@ def main(arguments: list[str]) -> None:
     if arguments == ["serve"]:
         serve()
         return
-    items = int(arguments[0]) if arguments else 2000
-    names = arguments[1:] or list(CHAINS)
+    options = _parse(arguments)
     packages = ("langchain-core", "langchain-openai", "langchain", "langgraph", "faiss-cpu", "openai")
     print(", ".join(f"{package} {version(package)}" for package in packages), flush=True)
     with pinned(SERVER_CORE):
@@ -229,9 +229,22 @@ def main(arguments: list[str]) -> None:
         base_url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
         try:
             warnings.simplefilter("ignore")
-            asyncio.run(_measure_all(names, items, base_url))
+            asyncio.run(_measure_all(options.chains or list(CHAINS), options.items, base_url))
         finally:
             server.terminate()
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.langchain_chains", description=__doc__
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("items", nargs="?", type=int, default=2000, metavar="ITEMS", help="%(default)s")
+    parser.add_argument("chains", nargs="*", metavar="CHAIN", help=", ".join(CHAINS))
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.chains) - set(CHAINS)):
+        parser.error(f"no chain {', '.join(unknown)}; there are {', '.join(CHAINS)}")
+    return options
 
 
 async def _measure_all(names: list[str], items: int, base_url: str) -> None:

@@ -191,12 +191,15 @@ async def main(ports: dict[str, int], requests: int, workers: int, spread: float
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=5000)
-    parser.add_argument("--workers", type=int, default=100)
-    parser.add_argument("--spread", type=float, default=0.1)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.real_servers", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--requests", type=int, default=5000, help="to each server, %(default)s")
+    parser.add_argument("--workers", type=int, default=100, help="that send at the same time, %(default)s")
+    parser.add_argument(
+        "--spread", type=float, default=0.1, help="of the pauses around a second, %(default)s"
+    )
     parser.add_argument("--backend", choices=["asyncio", "uvloop", "trio"], default="asyncio")
-    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--python", default=sys.executable, help="that has the servers")
     given = parser.parse_args()
     with servers(given.python) as listening:
         results = anyio.run(

@@ -1,6 +1,10 @@
 """Refusals as servers send them: is anything lost, and what do they cost?
 
-`python -m benchmarks refusals` is the suite, `python -m benchmarks.studies.refusals [CASE …]` parts of it.
+The suite, some of its cases, and the page docs/refusals.md again from the results as they are:
+
+    python -m benchmarks.studies refusals
+    python -m benchmarks.studies.refusals nginx-rate waits --keep
+    python -m benchmarks.studies.refusals --render
 """
 
 from __future__ import annotations
@@ -265,6 +269,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     options = _parse(arguments)
+    if options.render:
+        print(f"wrote {render()}", file=sys.stderr)
+        return 0
     progress = Console(stderr=True, style="dim", highlight=False)
     console, machine, tables = Console(width=180), describe(), list[Table]()
     report.show_machine(console, machine)
@@ -300,7 +307,8 @@ def _chosen(caps: Sequence[str], words: Sequence[str]) -> list[Contender]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     keys = [case.key for case in cases()]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.refusals")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.refusals", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(keys))
     parser.add_argument(
         "--only", nargs="+", default=[""], metavar="WORD", help="contenders whose name has one of these"
@@ -313,7 +321,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="requests at once, in place of the case's: numbers, and for batchrt auto and none",
     )
     parser.add_argument("--lists", type=int, default=0, help="ask for embeddings, so many texts a request")
-    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--runs", type=int, default=RUNS, help="of each contender, %(default)s")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="after which a run is stopped")
     parser.add_argument(
         "--budget",
@@ -323,9 +331,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="of all runs of a peer in a case, after which no further one begins",
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     parser.add_argument("--keep", action="store_true", help="replace the results, and render the page")
+    parser.add_argument("--render", action="store_true", help="write the page from the results as they are")
     options = parser.parse_args(arguments)
+    if options.render and (options.cases or options.keep or options.json):
+        given = [*options.cases, *(["--keep"] if options.keep else []), *(["--json"] if options.json else [])]
+        parser.error(f"--render measures nothing: leave {', '.join(given)} out")
     if unknown := sorted(set(options.cases) - set(keys)):
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(keys)}")
     return options

@@ -212,7 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Play, show, and keep the results if wanted."""
     from rich.console import Console
 
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.refusals_virtual")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.refusals_virtual", description=__doc__
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--seeds", type=int, default=50, help="runs of each cell")
     parser.add_argument(
         "--only", nargs="+", default=[""], metavar="WORD", help="servers whose name has one of these"
