@@ -8,11 +8,12 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from batchrt.cache_file import OVERHEAD, connect
 from batchrt.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,29 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheStatistics", "ResponseCache", "opened_cache"]
 
-_APPLICATION: Final = 0x62726331
-"""The `application_id` in the file's header: "brc1"."""
-_FORMAT: Final = 1
-_OVERHEAD: Final = 100
-"""Bytes that an answer takes on the disk beside itself: its key, twice, and its row."""
-_SCHEMA: Final = f"""
-BEGIN IMMEDIATE;
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_FORMAT};
-CREATE TABLE answers (
-    key BLOB PRIMARY KEY,           -- digest of the request
-    answer BLOB NOT NULL,
-    used INTEGER NOT NULL           -- minutes since 1970
-);
-CREATE INDEX answers_used ON answers (used);
-CREATE TABLE size (bytes INTEGER NOT NULL);
-INSERT INTO size VALUES (0);
-CREATE TRIGGER answers_inserted AFTER INSERT ON answers
-    BEGIN UPDATE size SET bytes = bytes + length(NEW.answer) + {_OVERHEAD}; END;
-CREATE TRIGGER answers_deleted AFTER DELETE ON answers
-    BEGIN UPDATE size SET bytes = bytes - length(OLD.answer) - {_OVERHEAD}; END;
-COMMIT;
-"""  # noqa: S608  its own numbers
 _MAX_BYTES: Final = 2**30
 _LEAST_BYTES: Final = 2**16
 _FREED: Final = 0.1
@@ -54,8 +32,6 @@ _MOST_WAITING: Final = 64 * 2**20
 _MINUTE: Final = 60
 _FRESH_MINUTES: Final = 5
 """Minutes for which a hit does not record another use: the order of eviction needs no more."""
-_BUSY_SECONDS: Final = 10.0
-"""Seconds for which a commit waits for other processes."""
 
 _LOG: Final = logging.getLogger("batchrt")
 
@@ -116,15 +92,19 @@ class ResponseCache:
         self._hits = self._misses = self._kept = 0
         self._process = os.getpid()
         self._lock = threading.RLock()
+        self._file = threading.Lock()  # held while the thread uses its connection; taken before `_lock`
         self._waiting: dict[bytes, bytes | None] = {}
         self._waiting_bytes = 0
         self._touched: set[bytes] = set()
         self._writer: threading.Thread | None = None
         self._reading: sqlite3.Connection | None = None
+        self._writing: sqlite3.Connection | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._is_broken = False
         self.problem: str | None = None
-        self._open()
+        with _opening:  # no fork in between
+            self._open()
+            _caches.add(self)
 
     @property
     def is_usable(self) -> bool:
@@ -154,10 +134,11 @@ class ResponseCache:
         return answer
 
     def _read(self, key: bytes) -> bytes | None:
-        if self._reading is None:
+        reading = self._reading or self._reopened()
+        if reading is None:
             return None
         # All rows are fetched: a statement that has not ended would keep the log of changes growing.
-        found = self._reading.execute("SELECT answer, used FROM answers WHERE key = ?", (key,)).fetchall()
+        found = reading.execute("SELECT answer, used FROM answers WHERE key = ?", (key,)).fetchall()
         if not found:
             return None
         ((answer, used),) = found
@@ -169,7 +150,7 @@ class ResponseCache:
     def put(self, key: bytes, answer: bytes) -> None:
         """Keep the answer of a request, soon; a thread writes it."""
         self._check_process()
-        size = len(answer) + _OVERHEAD
+        size = len(answer) + OVERHEAD
         with self._lock:
             if self._is_broken or size > self.max_bytes or self._waiting_bytes + size > _MOST_WAITING:
                 return
@@ -207,24 +188,39 @@ class ResponseCache:
 
     def statistics(self) -> CacheStatistics:
         """Return the counts so far."""
+        self._check_process()
         size: int | None = None
         with self._lock, self._guarded():
-            if self._reading is not None:
-                (size,) = self._reading.execute("SELECT bytes FROM size").fetchone()
+            if (reading := self._reading or self._reopened()) is not None:
+                (size,) = reading.execute("SELECT bytes FROM size").fetchone()
         return CacheStatistics(self._hits, self._misses, self._kept, size)
 
     # The file
 
+    def before_fork(self) -> None:
+        """Wait for the end of a commit, and close the file.
+
+        SQLite keeps the locks of a process in its memory. The child would take those of the parent for its
+        own, and each would remove the log of changes that the other one is using.
+        """
+        self._file.acquire()
+        self._lock.acquire()
+        with self._guarded():
+            self._close_reading()
+            self._close_writing()
+
+    def after_fork(self) -> None:
+        """Let the file be used again, in the parent and in the child, which open it anew."""
+        self._lock.release()
+        self._file.release()
+
     def _check_process(self) -> None:
-        """Open the file anew in a fork, whose parent may hold the lock and has the thread that writes."""
+        """Begin anew in a fork, where the thread that writes is missing; it is the parent's to write."""
         if self._process != os.getpid():
-            self._process = os.getpid()
-            self._lock = threading.RLock()
-            self._waiting, self._waiting_bytes, self._touched = {}, 0, set()
-            self._writer = None
-            self._reading = None
-            with suppress(InputError):
-                self._open()
+            with self._lock:
+                self._process = os.getpid()
+                self._waiting, self._waiting_bytes, self._touched = {}, 0, set()
+                self._writer = None
 
     def _open(self) -> None:
         import sqlite3
@@ -235,7 +231,7 @@ class ResponseCache:
             raise self._unusable(f"there is no folder {str(Path(self.path).parent)!r}; make it first")
         with self._guarded():
             try:
-                connection = _connect(self.path)
+                connection = connect(self.path)
             except sqlite3.OperationalError as error:
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF in {
                     sqlite3.SQLITE_CANTOPEN,
@@ -246,8 +242,23 @@ class ResponseCache:
                 raise
             if connection is None:
                 raise self._unusable("it is a database of another program or version; name another file")
-            self._reading = connection
-            self._finalizer = weakref.finalize(self, connection.close)
+            self._read_by(connection)
+
+    def _reopened(self) -> sqlite3.Connection | None:
+        """Open the file again that a fork has closed, unless the cache is closed or given up."""
+        if not self._is_broken:
+            self._read_by(self._connection())
+        return self._reading
+
+    def _connection(self) -> sqlite3.Connection:
+        connection = connect(self.path)
+        if connection is None:
+            raise OSError("the file was replaced by that of another program or version")
+        return connection
+
+    def _read_by(self, connection: sqlite3.Connection) -> None:
+        self._reading = connection
+        self._finalizer = weakref.finalize(self, connection.close)
 
     def _unusable(self, problem: str) -> InputError:
         return InputError(f"the response cache {self.path}: {problem}", path=self.path, parameter="cache")
@@ -256,6 +267,11 @@ class ResponseCache:
         self._reading = None
         if self._finalizer is not None:
             self._finalizer()
+
+    def _close_writing(self) -> None:
+        if self._writing is not None:
+            self._writing.close()
+            self._writing = None
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -296,12 +312,8 @@ class ResponseCache:
                 self._writer = writer  # before it can end, for which it needs the lock
 
     def _write_all(self) -> None:
-        connection = None
         try:
             with self._guarded():
-                connection = _connect(self.path)
-                if connection is None:
-                    raise OSError("the file was replaced by that of another program or version")
                 while True:
                     time.sleep(_GROUP_SECONDS)
                     with self._lock:
@@ -310,15 +322,17 @@ class ResponseCache:
                             self._writer = None
                             return
                         self._touched.clear()
-                    self._commit(connection, group, touched)
+                    with self._file:
+                        self._writing = self._writing or self._connection()
+                        self._commit(self._writing, group, touched)
                     with self._lock:
                         self._forget_written(group)
         finally:
+            with self._file:
+                self._close_writing()
             with self._lock:
                 if self._writer is threading.current_thread():
                     self._writer = None
-            if connection is not None:
-                connection.close()
 
     def _commit(
         self, connection: sqlite3.Connection, group: dict[bytes, bytes | None], touched: list[bytes]
@@ -348,7 +362,7 @@ class ResponseCache:
             if size <= goal:
                 break
             gone.append((row,))
-            size -= length + _OVERHEAD
+            size -= length + OVERHEAD
         oldest.close()
         connection.executemany("DELETE FROM answers WHERE rowid = ?", gone)
 
@@ -356,7 +370,7 @@ class ResponseCache:
         for key, answer in group.items():
             if self._waiting.get(key) is answer:
                 self._waiting.pop(key, None)
-        self._waiting_bytes = sum(len(each or b"") + _OVERHEAD for each in self._waiting.values())
+        self._waiting_bytes = sum(len(each or b"") + OVERHEAD for each in self._waiting.values())
 
 
 def _minute() -> int:
@@ -367,67 +381,14 @@ def _opened(path: str, max_bytes: int) -> ResponseCache:
     return ResponseCache(path, max_bytes=max_bytes)
 
 
-def _connect(path: str) -> sqlite3.Connection | None:
-    """Open a connection, and wait for processes that open the file for the first time; see `_opened_file`.
-
-    SQLite does not wait where another connection changes the mode of the log or makes the tables.
-    """
-    import sqlite3
-
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            return _opened_file(path)
-        except sqlite3.OperationalError as error:
-            is_busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            if not is_busy or time.monotonic() > deadline:
-                raise
-        time.sleep(_GROUP_SECONDS)
-
-
-def _opened_file(path: str) -> sqlite3.Connection | None:
-    """Open a connection, with the tables made if there are none; `None` for another program's database.
-
-    WAL lets processes read while one writes. `synchronous` is NORMAL: a power cut may lose the latest
-    answers, and damages nothing.
-    """
-    import sqlite3
-
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    try:
-        # The tables first: another process may make them, with these numbers, at any moment.
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if tables and (application, version) != (_APPLICATION, _FORMAT):
-            connection.close()
-            return None
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        if not tables:
-            _create(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    import sqlite3
-
-    try:
-        connection.executescript(_SCHEMA)
-    except sqlite3.OperationalError:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'size'").fetchone():
-            raise  # else another process has made them in this moment
-
-
 # By path: runs at the same time share requests in flight, and a run sees the answers of the one before,
 # which may not be written yet. A thread that writes keeps its cache alive.
 _opened_caches: Final[weakref.WeakValueDictionary[str, ResponseCache]] = weakref.WeakValueDictionary()
-_opening: Final = threading.Lock()
+_opening: Final = threading.RLock()
+
+# One of the few states of a module: what runs before a fork is the process's, and cannot be taken back.
+_caches: Final[weakref.WeakSet[ResponseCache]] = weakref.WeakSet()
+_at_fork: Final[list[ResponseCache]] = []
 
 
 def opened_cache(given: object) -> ResponseCache | None:
@@ -447,3 +408,21 @@ def opened_cache(given: object) -> ResponseCache | None:
         if known is None or not known.is_usable:
             known = _opened_caches[path] = ResponseCache(path)
         return known
+
+
+def _before_fork() -> None:
+    _opening.acquire()
+    _at_fork[:] = _caches
+    for cache in _at_fork:
+        cache.before_fork()
+
+
+def _after_fork() -> None:
+    for cache in _at_fork:
+        cache.after_fork()
+    _at_fork.clear()
+    _opening.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -14,7 +14,7 @@ PACKAGE = Path(batchrt.__file__).parent
 
 LAYERS = [
     {"tool_calls"},
-    {"errors", "messages", "prices"},
+    {"errors", "messages", "prices", "cache_file"},
     {"response_cache"},
     {"config"},
     {"runtime"},
@@ -55,7 +55,7 @@ ROOMS = {
     "genai_prices": {"providers/published_prices.py"},
     "tqdm": {"runtime/progress_bar.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
-    "sqlite3": {"jobs/", "response_cache.py", "limits/shared/sqlite_carrier.py"},
+    "sqlite3": {"jobs/", "cache_file.py", "response_cache.py", "limits/shared/sqlite_carrier.py"},
     "redis": {"limits/shared/redis_carrier.py"},
     "langchain_core": {"integrations/langchain/"},
     "langchain_openai": {"integrations/langchain/"},

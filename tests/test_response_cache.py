@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrt import InputError, ResponseCache
+from batchrt import InputError, ResponseCache, cache_file
 from batchrt import response_cache as module
 
 
@@ -175,6 +175,46 @@ def test_response_cache_is_opened_anew_in_a_fork(path: Path) -> None:
     subprocess.run([sys.executable, "-c", program, str(path)], check=True)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_response_cache_in_a_fork_outlives_that_of_the_parent(path: Path) -> None:
+    """Whichever process closes the file first: the other one goes on writing to it, and finds its answers."""
+    program = (
+        "import os, sys, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "from batchrt import ResponseCache\n"
+        "cache = ResponseCache(sys.argv[1])\n"
+        "key = lambda name, number: name + number.to_bytes(23)\n"
+        "def use(name, numbers):\n"
+        "    for number in numbers:\n"
+        "        cache.put(key(name, number), name * (1000 + number)); cache.flush()\n"
+        "    for each in numbers:\n"
+        "        assert cache.get(key(name, each)) == name * (1000 + each), cache.problem\n"
+        "cache.put(key(b'a', 0), b'a' * 1000)\n"  # being written
+        "closed, close = os.pipe()\n"
+        "children = []\n"
+        "for name in (b'b', b'c'):\n"
+        "    children.append(os.fork())\n"
+        "    if not children[-1]:\n"
+        "        os.close(close)\n"
+        "        use(name, range(20))\n"
+        "        os.read(closed, 1)\n"  # until the parent has closed its end
+        "        use(name, range(20, 40))\n"
+        "        cache.close()\n"
+        "        os._exit(0 if cache.problem is None else 1)\n"
+        "use(b'a', range(20))\n"
+        "cache.close()\n"
+        "os.close(close)\n"
+        "with ResponseCache(sys.argv[1]) as cache: use(b'd', range(40))\n"
+        "assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]\n"
+        "with ResponseCache(sys.argv[1]) as cache:\n"
+        "    for name in (b'b', b'c', b'd'):\n"
+        "        for each in range(40): assert cache.get(key(name, each)) == name * (1000 + each)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
 def test_response_cache_can_be_pickled(path: Path) -> None:
     """As a part of a configuration that goes to another process."""
     with ResponseCache(path, max_bytes=70_000) as cache:
@@ -234,7 +274,7 @@ def test_response_cache_on_a_full_disk_is_not_used(path: Path, caplog: pytest.Lo
     """Nothing is raised, and what it had can still be read."""
     with ResponseCache(path) as cache:
         cache.put(key(1), b"one")
-    real = module._connect
+    real = cache_file.connect
 
     def full(name: str) -> sqlite3.Connection | None:
         connection = real(name)
@@ -244,7 +284,7 @@ def test_response_cache_on_a_full_disk_is_not_used(path: Path, caplog: pytest.Lo
 
     with caplog.at_level(logging.WARNING, "batchrt"), ResponseCache(path) as cache:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "_connect", full)
+            patch.setattr(module, "connect", full)
             for number in range(2, 50):
                 cache.put(key(number), bytes(5000))
             cache.flush()

@@ -101,8 +101,8 @@ def _refuse(name: str, obstacles: Iterator[str]) -> None:
     found = ", ".join(obstacles)
     if found:
         raise ValueError(
-            f"the client of batchrt cannot carry these options of {name}: {found}; change them, or leave "
-            "native=True out and the model sends its own requests"
+            f"the client of batchrt cannot carry these options of {name}: {found}; change them, or take a "
+            "model of langchain-openai that sends its own requests (from_langchain without native=True)"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from batchrt.errors import AuthenticationError
 from batchrt.limits.quota import UNCHANGED, Quota, Unchanged, check_limit
@@ -96,6 +96,10 @@ class Client:
             ssl_context=ssl_context,
             keepalive_expiry=keepalive_expiry,
         )
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: connections and a quota are of one process, and the key must not leave it."""
+        raise TypeError("a model's client cannot be pickled or copied: make the model in each process")
 
     def __repr__(self) -> str:
         if "address" not in self.__dict__:  # a debugger may show an object whose constructor failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import openai
@@ -10,7 +11,9 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.exceptions import ModelRateLimitError
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.output_parsers import StrOutputParser
 from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models.base import OpenAIContextOverflowError
 from pydantic import BaseModel, ValidationError
 
@@ -269,3 +272,12 @@ async def test_chat_model_holds_limits_of_its_quota() -> None:
     assert quota.statistics().answers == 3
     with pytest.raises(ValueError, match="requests_per_minute"):
         BatchChatOpenAI(**options_of(model), requests_per_minute=-1)
+
+
+def test_chat_model_that_is_pickled_says_where_to_make_it() -> None:
+    """Also within a chain; the key of the model's client must not leave its process."""
+    options: Any = {"model": "m", "base_url": "http://127.0.0.1:9/v1", "api_key": "k"}
+    chain = from_langchain(ChatOpenAI(**options) | StrOutputParser(), native=True)
+    for whole in (BatchChatOpenAI(**options), chain):
+        with pytest.raises(TypeError, match="make the model in each process"):
+            pickle.dumps(whole)

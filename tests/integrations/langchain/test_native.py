@@ -10,7 +10,7 @@ from langchain_openai import AzureChatOpenAI, ChatOpenAI, OpenAIEmbeddings
 from pydantic import SecretStr
 
 import batchrt
-from batchrt.integrations.langchain import from_langchain
+from batchrt.integrations.langchain import BatchChatOpenAI, from_langchain
 from batchrt.integrations.langchain.native import client_options, native_model
 from batchrt.integrations.langchain.native_chat import NativeChat
 from batchrt.testing import MockServer
@@ -64,8 +64,15 @@ def test_native_timeout_is_ten_minutes_unless_it_is_given() -> None:
 def test_native_options_that_cannot_be_carried_are_named(options: dict[str, Any], named: str) -> None:
     """The error says which, and what to do; without `native` the model is a leaf."""
     model = ChatOpenAI(**{**BASE, **options})
-    with pytest.raises(ValueError, match=rf"cannot carry these options of ChatOpenAI: {named}"):
+    with pytest.raises(
+        ValueError, match=rf"cannot carry these options of ChatOpenAI: {named}.*without native"
+    ):
         from_langchain(model, native=True)
+    with pytest.raises(
+        ValueError,
+        match=rf"cannot carry these options of BatchChatOpenAI: {named}.*take a model of langchain-openai",
+    ):
+        BatchChatOpenAI(**{**BASE, **options})
     assert from_langchain(model).get_name() == "ChatOpenAI"
 
 
