@@ -87,7 +87,7 @@ class AdmissionControl:
         from batchrt.limits.shared.lease_keeper import LeaseKeeper
         from batchrt.limits.shared.shared_limiter import SharedLimiter
 
-        limiter = SharedLimiter(burst_seconds, self.events)
+        limiter = SharedLimiter(name, burst_seconds, self.events)
         self._keeper = LeaseKeeper(carrier_of(shared), name, limiter, self._wiring())
         return limiter
 

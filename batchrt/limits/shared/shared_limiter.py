@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Final
 
 from batchrt.errors import RateLimitError
-from batchrt.limits.error_kinds import Failure, reason
+from batchrt.limits.error_kinds import Failure, FailureKind, reason
 from batchrt.limits.events import CooledDown, Events
 from batchrt.limits.limiter import Limiter
 from batchrt.limits.permit import Permit, RequestAccount
@@ -18,6 +19,8 @@ from batchrt.limits.token_bucket import SECONDS, Unit, limit_name
 from batchrt.messages import Usage
 
 __all__ = ["SHARED", "SharedLimiter"]
+
+_LOG: Final = logging.getLogger("batchrt")
 
 SHARED: Final = "shared quota"
 """The reason for which requests wait while they have no lease."""
@@ -124,6 +127,7 @@ class SharedLimiter(Limiter):
     """Decide when a request may be sent, by the limits of this process and its leases on shared ones.
 
     Args:
+        name: the quota's.
         burst_seconds: see `Quota`.
         events: announces changes.
 
@@ -131,10 +135,12 @@ class SharedLimiter(Limiter):
         leases: this worker's shares.
     """
 
-    __slots__ = ("_leased", "leases")
+    __slots__ = ("_has_warned", "_leased", "_name", "leases")
 
-    def __init__(self, burst_seconds: float | None, events: Events) -> None:
+    def __init__(self, name: str, burst_seconds: float | None, events: Events) -> None:
         super().__init__(burst_seconds, events)
+        self._name = name
+        self._has_warned = False
         self.leases: Leases = Leases(burst_seconds)
         self._leased = _LeasedRateLimits(burst_seconds, self)
         self.rates: KnownRateLimits = self._leased
@@ -175,7 +181,25 @@ class SharedLimiter(Limiter):
             until = max(self.pacing.cooldown.until, self.found.pause_ends(now))
             if until > now:
                 self.leases.tell_quiet(until, reason(failure.error))
+        if failure.kind is FailureKind.RATE_LIMITED and not (permit.told or permit.parallel):
+            self._warn_of_unknown_limit(unit)
         return prolonged
+
+    def _warn_of_unknown_limit(self, unit: Unit | None) -> None:
+        """Log once that limits found from refusals are not shared, unless a rate limit is known.
+
+        Some providers tell limits only in successes: a refusal before the first of those shows nothing.
+        """
+        is_alone = self.leases.workers <= 1
+        if self._has_warned or is_alone or not self.leases.answered or self.rates.limits():
+            return
+        self._has_warned = True
+        _LOG.warning(
+            "the provider refuses requests of the shared quota '%s', which %d workers use, and tells no rate "
+            "limit: each worker searches for it by itself, which wastes much of the limit and has more "
+            "requests refused; set %s_per_minute= on the Quota",
+            *(self._name, self.leases.workers, unit or "requests"),
+        )
 
     def heard(self, reply: LeaseReply, now: float) -> bool:
         """Take up the limits and the cool-down of a reply; return whether a cool-down is begun or longer."""

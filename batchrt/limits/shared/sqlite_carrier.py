@@ -75,8 +75,9 @@ class SQLiteCarrier:
         self._inherited: list[sqlite3.Connection | None] = []
         self._begin_anew()
         self._finalizer: weakref.finalize[..., object] | None = None
-        self._check()
-        _carriers.add(self)
+        with _forking:  # a fork waits until the file is closed
+            self._check()
+            _carriers.add(self)
 
     @classmethod
     def of_url(cls, url: str) -> SQLiteCarrier:

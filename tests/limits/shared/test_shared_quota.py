@@ -212,6 +212,32 @@ def test_shared_quota_reports_a_faulty_carrier_once(caplog: pytest.LogCaptureFix
     assert [record.exc_info is not None for record in caplog.records].count(True) == 1
 
 
+@pytest.mark.parametrize(
+    ("workers", "given", "headers", "warnings"),
+    [
+        (2, {}, "none", 2),
+        (1, {}, "none", 0),
+        (2, {"requests_per_minute": 6_000}, "none", 0),
+        (2, {}, "all", 0),
+        (2, {}, "success", 0),
+    ],
+)
+def test_shared_quota_warns_of_a_limit_that_is_unknown(
+    workers: int, given: dict[str, Any], headers: Any, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Refusals that nothing explains are one WARNING of each of several workers, which says what to set."""
+    limits = RateLimits(requests_per_minute=120, burst_seconds=1, headers=headers)
+    outcome = simulate(Cluster(workers, limits, given, 40, max_concurrency=10))
+    assert outcome.verdict.rejected
+    found = [
+        record for record in caplog.records if "requests_per_minute= on the Quota" in record.getMessage()
+    ]
+    assert len(found) == warnings
+    assert all(
+        record.levelname == "WARNING" and "which 2 workers use" in record.getMessage() for record in found
+    )
+
+
 def test_shared_quota_is_returned_when_it_is_idle() -> None:
     """A worker without requests returns its lease and sends no messages."""
 

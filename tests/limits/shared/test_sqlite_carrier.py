@@ -297,3 +297,27 @@ def test_sqlite_carrier_serves_a_child_that_was_forked_in_a_transaction(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     thread.join()
     assert exchange(carrier, "a").workers == 2
+
+
+def test_sqlite_carrier_is_forked_after_its_file_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork while a thread makes a carrier waits until the file is closed: the child sees no open one."""
+    check, entered, checked = SQLiteCarrier._check, Event(), Event()
+
+    def slow_check(self: SQLiteCarrier) -> None:
+        entered.set()
+        time.sleep(0.2)
+        check(self)
+        checked.set()
+
+    monkeypatch.setattr(SQLiteCarrier, "_check", slow_check)
+    thread = Thread(target=SQLiteCarrier, args=(tmp_path / "q.db",))
+    thread.start()
+    assert entered.wait(10)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if checked.is_set() else 1)
+    _, status = os.waitpid(child, 0)
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
