@@ -155,6 +155,11 @@ class _SteppingLoop(_Loop):
         self._on_step = on_step
         super().__init__()
 
+    def close(self) -> None:
+        super().close()
+        # A quota remembers the latest loop, also after its end, and would keep all that was simulated.
+        self._on_step = _nothing
+
     def call_soon(  # type: ignore[override]
         self, callback: Any, *args: Any, context: Any = None
     ) -> asyncio.Handle:
@@ -163,6 +168,10 @@ class _SteppingLoop(_Loop):
             callback(*given)
 
         return super().call_soon(step, *args, context=context)
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Steps(trio.abc.Instrument):

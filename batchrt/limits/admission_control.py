@@ -212,6 +212,8 @@ class AdmissionControl:
                 return False
             permit.sent_at = limiter.now
             self._requests += 1
+            # The log of refusals keeps the permit as evidence, and must not keep the run with it.
+            permit.run = permit.signal = None
             limiter.found.sent(permit)
             return True
 
@@ -382,6 +384,7 @@ class AdmissionControl:
         limiter = self._limiter
         self._under_way.discard(permit)
         permit.granted = False
+        permit.loop = None
         limiter.ended(permit, now, answered=answered)
         if answered:
             seconds = limiter.breaker.answered(permit.sent_at, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Final
@@ -67,7 +68,9 @@ class CoolDown:
         until = now + min(wait, longest_quiet(longest))
         if until <= self.until:
             return False
-        self.until, self._cause = until, cause
+        # A copy has no traceback and no context. The frames in there lead to the run, and to the transport by
+        # whose end the registry forgets this quota, so that neither would ever be collected.
+        self.until, self._cause = until, copy.copy(cause)
         return True
 
     def left(self, now: float) -> float:

@@ -77,8 +77,8 @@ class Permit(RequestAccount):
         signal: set when it is granted or rejected.
         beside: requests in flight when it was sent, less those that turned out to be refused.
         verdict: its outcome, as evidence for limits (`refusal_log.py`).
-        loop: the event loop it is sent from.
-        run: the outermost run that it belongs to.
+        loop: the event loop it is sent from; `None` once it has ended.
+        run: the outermost run that it belongs to, while it waits.
         parallel: the reply says that too many requests were in flight.
         told: the limits that the reply tells.
         reservation: the part of the run's spending limit that is set aside for it.

@@ -231,7 +231,7 @@ class Quota(AdmissionControl):
         limiter.answered_freely(permit, usage, now)
         limiter.breaker.answered(permit.sent_at, now)
         self._under_way.discard(permit)
-        permit.granted = False
+        permit.granted, permit.loop = False, None
         self.retries.repay()
         if self._queue:
             self._pump(now)

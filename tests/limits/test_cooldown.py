@@ -105,8 +105,27 @@ def test_cooldown_is_too_long_for_a_request_that_waits_for_less() -> None:
     found = cooldown.too_long(10.0, 86_389, lambda: 0.0)
     assert found is not None
     assert (found.status, found.code, found.attempts, found.retry_after) == (429, "rate", 0, 86_390)
-    assert found.__cause__ is error
+    cause = found.__cause__
+    assert (type(cause), str(cause), vars(cause)) == (type(error), str(error), vars(error))
     assert cooldown.too_long(LONGEST_QUIET, 1.0, lambda: 0.0) is None, "a probe is sent then"
+
+
+def test_cooldown_keeps_no_traceback_of_its_cause() -> None:
+    """Nor what the error came from: frames hold all that the refused request worked for."""
+    cooldown = CoolDown()
+    try:
+        try:
+            raise ValueError
+        except ValueError as source:
+            raise RateLimitError("slow", status=429) from source
+    except RateLimitError as error:
+        cooldown.prolong(600, error, 0.0)
+        assert error.__traceback__ is not None
+    found = cooldown.too_long(0.0, 60.0, lambda: 0.0)
+    assert found is not None
+    assert isinstance(found.__cause__, RateLimitError)
+    kept = found.__cause__
+    assert (kept.__traceback__, kept.__cause__, kept.__context__) == (None, None, None)
 
 
 def test_cooldown_first_refusal_of_a_wave_is_new() -> None:

@@ -21,7 +21,9 @@ from batchrt.limits import registry as quotas
 from batchrt.limits.events import QuotaEvent
 from batchrt.limits.shared.memory_carrier import MemoryCarrier
 from batchrt.providers.base import Model
-from batchrt.testing import MockProvider
+from batchrt.runtime.run import Run
+from batchrt.testing import FaultPlan, MockProvider, Outage, RateLimits
+from tests.limits.quotas import BACKENDS, virtually
 from tests.providers.http.replies import chat_body
 
 KEY = "sk-a-very-secret-key-0123456789"
@@ -211,6 +213,38 @@ def test_registry_does_not_mistake_a_new_transport_for_a_collected_one(kind: Cal
         assert not chat(transport=kind()).quota.statistics().limits
         gc.collect()
     assert len(quotas._registries[0]._owners) <= 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"rate_limits": RateLimits(requests_per_minute=60, burst_seconds=1, headers="none")},
+        {"rate_limits": RateLimits(max_parallel_requests=2, headers="none")},
+        {"faults": FaultPlan.everything(0.3, seed=1)},
+        {"outages": [Outage(0.0, 5.0, 503)]},
+    ],
+    ids=["rate", "in flight", "faults", "outage"],
+)
+def test_registry_quota_keeps_no_run_and_no_transport(backend: str, trouble: dict[str, Any]) -> None:
+    """A quota that holds what leads to its transport would stay for ever, and every run that it refused."""
+    before = runs_alive()
+
+    def use() -> None:
+        provider = MockProvider(latency=0.1, **trouble)
+        model = chat(transport=provider.transport(), max_retries=1)
+        virtually(backend, lambda: model.arun(["a"] * 30, {"max_concurrency": 8}))
+
+    for _ in range(3):
+        use()
+    assert runs_alive() <= before
+    assert not quotas._registries[0]._owners
+
+
+def runs_alive() -> int:
+    """Return the number of runs that no garbage collection frees."""
+    gc.collect()
+    return sum(type(thing) is Run for thing in gc.get_objects())
 
 
 def test_registry_bounds_transports_without_weak_references(monkeypatch: pytest.MonkeyPatch) -> None:

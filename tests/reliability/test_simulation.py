@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from batchrt import OutcomeIterator, RunnableRetry
+from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Spending
 from tests.reliability.conftest import Figure
@@ -52,6 +54,20 @@ def test_simulation_seeds_are_different_runs() -> None:
     """So that many seeds are many runs."""
     histories = [tuple(simulate(seed, "trio").history.events) for seed in range(30)]
     assert len(set(histories)) > 25  # some have no inputs
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_simulation_leaves_no_run_in_memory(backend: str) -> None:
+    """Neither a quota of the process nor an event loop that was closed holds one."""
+    before = _runs()
+    for seed in range(50):
+        simulate(seed, backend)
+    assert _runs() <= before
+
+
+def _runs() -> int:
+    gc.collect()
+    return sum(type(thing) is Run for thing in gc.get_objects())
 
 
 def _one_slot_more(patch: pytest.MonkeyPatch) -> None:
