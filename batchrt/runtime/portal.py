@@ -208,7 +208,7 @@ class _Ticket(Generic[T]):
     ) -> None:
         self._function = function
         self._caller = caller
-        self.cut_off = True
+        self.cut_off: bool = True
         self._run = None if strand is None else strand.run
         self._loop: LoopHandle | None = None
         self._scope: CancelScope | None = None
