@@ -296,6 +296,8 @@ class FoundLimits:
         elif cause == "in flight":
             self._crowded(wave._replace(beside=explanation.limit, sure=True))
             self._keep_to_limit(explanation.limit, wave.wait, now, "refused beside as many, not beside fewer")
+        elif cause == "rate" and self.rate.bucket is None and explanation.is_vague(wave.wait):
+            pass  # the waits keep the pace until a request is let in
         elif cause == "rate" and self._is_credible(explanation, now):
             if self._lowering_helps(explanation, wave):
                 self._keep_to_rate(explanation, wave)

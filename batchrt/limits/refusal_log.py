@@ -104,6 +104,10 @@ class Explanation(NamedTuple):
     clear: bool = False
     guess: bool = False
 
+    def is_vague(self, wait: float) -> bool:
+        """Whether a rate is told by hardly more than refused probes that named a `wait` of whole seconds."""
+        return self.guess and wait > 0 and wait == round(wait)
+
 
 _NOTHING: Final = Explanation("too little evidence")
 

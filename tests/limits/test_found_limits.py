@@ -351,3 +351,17 @@ def test_found_limits_named_wait_is_enough_for_three_refusals_in_a_row() -> None
     """From the fourth on it may be longer: the provider keeps asking for too little."""
     found = Client().found
     assert [found.pause(0.0, 1.0, lambda: 0.0) for _ in range(7)] == [1, 1, 1, 1, 1, 2, 4]
+
+
+@pytest.mark.parametrize("wait", [0.0, 1.0])
+def test_found_limits_tell_no_rate_by_refused_probes_that_name_a_wait(wait: float) -> None:
+    """The waits keep the pace until a request is let in; without them the guess does."""
+    client = Client()
+    for _ in range(5):
+        client.wave(*[False] * 48)
+    client.wave(*[False] * 47, True, wait=wait)
+    client.now += 1 - wait
+    for _ in range(3):
+        client.wave(True, wait=wait)
+        client.now += 1 - wait
+    assert (client.found.rate.bucket is None) is (wait > 0)
