@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from batchrt.cache_file import OVERHEAD, connect
 from batchrt.errors import InputError
+from batchrt.fork_guard import ForkGuard
 
 if TYPE_CHECKING:
     import sqlite3
@@ -102,9 +103,9 @@ class ResponseCache:
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._is_broken = False
         self.problem: str | None = None
-        with _opening:  # no fork in between
+        with _guard.lock:
             self._open()
-            _caches.add(self)
+            _guard.add(self)
 
     @property
     def is_usable(self) -> bool:
@@ -198,10 +199,9 @@ class ResponseCache:
     # The file
 
     def before_fork(self) -> None:
-        """Wait for the end of a commit, and close the file.
+        """Wait for the end of a commit, and close the file; see `ForkGuard`.
 
-        SQLite keeps the locks of a process in its memory. The child would take those of the parent for its
-        own, and each would remove the log of changes that the other one is using.
+        Otherwise parent and child would each remove the log of changes that the other one is using.
         """
         self._file.acquire()
         self._lock.acquire()
@@ -384,11 +384,7 @@ def _opened(path: str, max_bytes: int) -> ResponseCache:
 # By path: runs at the same time share requests in flight, and a run sees the answers of the one before,
 # which may not be written yet. A thread that writes keeps its cache alive.
 _opened_caches: Final[weakref.WeakValueDictionary[str, ResponseCache]] = weakref.WeakValueDictionary()
-_opening: Final = threading.RLock()
-
-# One of the few states of a module: what runs before a fork is the process's, and cannot be taken back.
-_caches: Final[weakref.WeakSet[ResponseCache]] = weakref.WeakSet()
-_at_fork: Final[list[ResponseCache]] = []
+_guard: Final = ForkGuard()
 
 
 def opened_cache(given: object) -> ResponseCache | None:
@@ -403,26 +399,8 @@ def opened_cache(given: object) -> ResponseCache | None:
     if not isinstance(given, str | os.PathLike):
         raise TypeError(f"cache must be the path of a file, a ResponseCache or None, not {given!r}")
     path = os.path.realpath(os.fspath(given))
-    with _opening:
+    with _guard.lock:
         known = _opened_caches.get(path)
         if known is None or not known.is_usable:
             known = _opened_caches[path] = ResponseCache(path)
         return known
-
-
-def _before_fork() -> None:
-    _opening.acquire()
-    _at_fork[:] = _caches
-    for cache in _at_fork:
-        cache.before_fork()
-
-
-def _after_fork() -> None:
-    for cache in _at_fork:
-        cache.after_fork()
-    _at_fork.clear()
-    _opening.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

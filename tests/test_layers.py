@@ -14,7 +14,7 @@ PACKAGE = Path(batchrt.__file__).parent
 
 LAYERS = [
     {"tool_calls"},
-    {"errors", "messages", "prices", "cache_file"},
+    {"errors", "messages", "prices", "cache_file", "fork_guard"},
     {"response_cache"},
     {"config"},
     {"runtime"},

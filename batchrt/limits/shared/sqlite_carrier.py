@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 import anyio
 import anyio.to_thread
 
+from batchrt.fork_guard import ForkGuard
 from batchrt.limits.shared.carrier import CarrierAwayError
 from batchrt.limits.shared.coordinator import handle
 from batchrt.limits.shared.lease_messages import LeaseReply, LeaseRequest
@@ -75,9 +76,9 @@ class SQLiteCarrier:
         self._inherited: list[sqlite3.Connection | None] = []
         self._begin_anew()
         self._finalizer: weakref.finalize[..., object] | None = None
-        with _forking:  # a fork waits until the file is closed
+        with _guard.lock:  # a fork waits until the file is closed
             self._check()
-            _carriers.add(self)
+            _guard.add(self)
 
     @classmethod
     def of_url(cls, url: str) -> SQLiteCarrier:
@@ -125,10 +126,9 @@ class SQLiteCarrier:
         self._connection = None
 
     def before_fork(self) -> None:
-        """Wait for the end of an exchange, and close the file.
+        """Wait for the end of an exchange, and close the file; see `ForkGuard`.
 
-        SQLite keeps the locks of a process in its memory. The child would take those of the parent for its
-        own, and wait for ever for the end of a transaction that it has no part in.
+        Otherwise the child would wait for ever for the end of a transaction that it has no part in.
         """
         self._lock.acquire()
         with contextlib.suppress(sqlite3.Error):
@@ -199,28 +199,7 @@ class SQLiteCarrier:
         return found.st_dev, found.st_ino
 
 
-# One of the few states of a module: what runs before a fork is the process's, and cannot be taken back.
-_carriers: Final[weakref.WeakSet[SQLiteCarrier]] = weakref.WeakSet()
-_at_fork: Final[list[SQLiteCarrier]] = []
-_forking: Final = threading.Lock()
-
-
-def _before_fork() -> None:
-    _forking.acquire()
-    _at_fork[:] = _carriers
-    for carrier in _at_fork:
-        carrier.before_fork()
-
-
-def _after_fork() -> None:
-    for carrier in _at_fork:
-        carrier.after_fork()
-    _at_fork.clear()
-    _forking.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+_guard: Final = ForkGuard()
 
 
 def _is_lasting(error: sqlite3.Error) -> bool:
