@@ -13,7 +13,7 @@ from collections import deque
 from typing import Final
 
 from batchrt.limits.refusal_log import Explanation
-from batchrt.limits.refusal_wave import Wave
+from batchrt.limits.refusal_wave import Wave, is_exact
 
 __all__ = ["NamedWaits"]
 
@@ -45,7 +45,7 @@ class NamedWaits:
         """Learn from the waits of a wave of refusals."""
         wait = wave.wait
         self.differ = False
-        if not 0 < wait < math.inf or wait == round(wait):
+        if not is_exact(wait):
             return
         self.differ = 0 < wave.least_wait < wait - _NEARLY
         self._newest.append(wait)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from batchrt.limits.refusal_wave import is_exact
 from batchrt.limits.token_bucket import TokenBucket
 
 __all__ = ["RateEstimator"]
@@ -118,8 +119,7 @@ class RateEstimator:
         if clear:
             self._base = self._peak = 0.0
         # The wait for one request bounds the rate, unless it was rounded up to seconds.
-        exact = wait > 0 and wait != round(wait)
-        uncertain = highest > _UNCERTAIN * rate and not exact
+        uncertain = highest > _UNCERTAIN * rate and not is_exact(wait)
         if uncertain and (wait <= 0 or rate * wait > _SEVERAL):
             rate = math.sqrt(rate * min(highest, _MOST_AT_ONCE**2 * rate))
         self._base = min(max(rate, self._floor(now), _LEAST), _MOST)

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from batchrt.limits.rate_evidence import Event, likeliest_rate
+from batchrt.limits.refusal_wave import is_exact
 
 __all__ = ["ACCEPTED", "PENDING", "REFUSED", "UNKNOWN", "Explanation", "RefusalLog"]
 
@@ -106,7 +107,7 @@ class Explanation(NamedTuple):
 
     def is_vague(self, wait: float) -> bool:
         """Whether a rate is told by hardly more than refused probes that named a `wait` of whole seconds."""
-        return self.guess and wait > 0 and wait == round(wait)
+        return self.guess and wait > 0 and not is_exact(wait)
 
 
 _NOTHING: Final = Explanation("too little evidence")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from batchrt.limits.permit import Permit
 
-__all__ = ["Wave"]
+__all__ = ["Wave", "is_exact"]
+
+
+def is_exact(wait: float) -> bool:
+    """Whether the `wait` that a refusal names was not rounded up to whole seconds; not without one."""
+    return 0 < wait < math.inf and wait != round(wait)
 
 
 class Wave(NamedTuple):
