@@ -162,7 +162,7 @@ class Workers:
 
     def resume(self) -> None:
         """Record that one strand less is held up, as by a provider's quota."""
-        if self._workers and not (self._drained or self._finished.is_set()):
+        if self._workers and not self._drained:
             self._recruit()
 
     def _recruit(self) -> None:

@@ -76,7 +76,7 @@ def load_record(text: str | bytes | None) -> WorkerRecord | None:
 
 def text_of(state: Ledger | WorkerRecord) -> str:
     """Write a state as text."""
-    written = state.to_state()
-    if isinstance(state, Ledger):
-        written = {**state.to_state(), "version": _VERSION}
+    written: object = (
+        {**state.to_state(), "version": _VERSION} if isinstance(state, Ledger) else state.to_state()
+    )
     return json.dumps(written, separators=(",", ":"))
