@@ -21,6 +21,7 @@ __all__ = [
     "SERVER_CORE",
     "TooSlowError",
     "WorkerError",
+    "announced",
     "command_for",
     "environment",
     "pinned",
@@ -110,6 +111,25 @@ def running(process: subprocess.Popen[Any], *, stop_seconds: float = 10) -> Iter
                 process.wait(stop_seconds)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+@contextmanager
+def announced(
+    command: Sequence[str], name: str, *, core: int | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Run a server on `core` while entered, and return the first line that it writes: where it is.
+
+    Raises:
+        RuntimeError: the server, called `name`, did not start.
+    """
+    with pinned(core):
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    with running(process):
+        assert process.stdout is not None
+        place = process.stdout.readline().strip()
+        if not place:
+            raise RuntimeError(f"{name} did not start")
+        yield place
 
 
 def run_python(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.harness.isolation import SERVER_CORE, command_for, environment, pinned, running
+from benchmarks.harness.isolation import SERVER_CORE, announced, command_for, environment
 
 __all__ = ["SEED", "ServerProcess", "serving"]
 
@@ -53,13 +52,7 @@ def serving(core: int | None = SERVER_CORE, **options: Any) -> Iterator[ServerPr
         RuntimeError: the server did not start.
     """
     command = command_for(["-m", "benchmarks.harness.mock_server", json.dumps(options)])
-    with pinned(core):
-        process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
-    with running(process):
-        assert process.stdout is not None
-        base_url = process.stdout.readline().strip()
-        if not base_url:
-            raise RuntimeError("the mock provider did not start")
+    with announced(command, "the mock provider", core=core, env=environment()) as base_url:
         yield ServerProcess(base_url)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import subprocess
 import sys
 import time
 import warnings
@@ -20,7 +19,7 @@ from importlib.metadata import version
 from operator import itemgetter
 from typing import Any
 
-from benchmarks.harness.isolation import SERVER_CORE, pinned
+from benchmarks.harness.isolation import SERVER_CORE, announced
 
 LATENCY = 0.2
 CAP = 50
@@ -218,20 +217,11 @@ def main(arguments: list[str]) -> None:
     options = _parse(arguments)
     packages = ("langchain-core", "langchain-openai", "langchain", "langgraph", "faiss-cpu", "openai")
     print(", ".join(f"{package} {version(package)}" for package in packages), flush=True)
-    with pinned(SERVER_CORE):
-        server = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.studies.langchain_chains", "serve"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-    with server:
-        assert server.stdout is not None
-        base_url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-        try:
-            warnings.simplefilter("ignore")
-            asyncio.run(_measure_all(options.chains or list(CHAINS), options.items, base_url))
-        finally:
-            server.terminate()
+    command = [sys.executable, "-m", "benchmarks.studies.langchain_chains", "serve"]
+    with announced(command, "the server of the chains", core=SERVER_CORE) as port:
+        warnings.simplefilter("ignore")
+        base_url = f"http://127.0.0.1:{port}/v1"
+        asyncio.run(_measure_all(options.chains or list(CHAINS), options.items, base_url))
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -13,7 +13,6 @@ import json
 import math
 import socket
 import struct
-import subprocess
 import sys
 import time
 import urllib.request
@@ -24,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
-from benchmarks.harness.isolation import raise_file_limit, running
+from benchmarks.harness.isolation import announced, raise_file_limit
 
 __all__ = ["Counts", "Refuser", "chance", "latency_of", "main", "serving"]
 
@@ -258,12 +257,7 @@ def serving(**options: Any) -> Iterator[_Process]:
         RuntimeError: the server did not start.
     """
     command = [sys.executable, "-m", "benchmarks.studies.refusals_server", json.dumps(options)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    with running(process):
-        assert process.stdout is not None
-        base_url = process.stdout.readline().strip()
-        if not base_url:
-            raise RuntimeError("the refusing provider did not start")
+    with announced(command, "the refusing provider") as base_url:
         yield _Process(base_url)
 
 
