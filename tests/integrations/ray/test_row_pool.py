@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -113,6 +114,19 @@ async def outcomes_of(pool: RowPool, values: Iterable[Any]) -> list[Outcome[Any]
     return [found[place] for place in sorted(found)]
 
 
+@asynccontextmanager
+async def asking(pool: RowPool, values: Iterable[Any]) -> AsyncIterator[list[Outcome[Any]]]:
+    """Ask beside the block; its list has the outcomes once the block has been left."""
+    found: list[Outcome[Any]] = []
+
+    async def ask() -> None:
+        found.extend(await outcomes_of(pool, values))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        yield found
+
+
 @pytest.mark.anyio
 async def test_row_pool_hands_rows_out_many_at_a_time() -> None:
     """Rows that come together are few messages, to each worker its part, and each has its own outcome."""
@@ -145,13 +159,7 @@ async def test_row_pool_rows_of_a_dead_worker_go_to_others() -> None:
     dying, other = Worker(), Worker()
     dying.holds = True
     pool = RowPool([dying, other], 100)
-    async with anyio.create_task_group() as tasks:
-        found: list[Outcome[Any]] = []
-
-        async def ask() -> None:
-            found.extend(await outcomes_of(pool, range(40)))
-
-        tasks.start_soon(ask)
+    async with asking(pool, range(40)) as found:
         await settled(lambda: bool(dying.messages))
         dying.holds = False
         dying.die()
@@ -201,13 +209,7 @@ async def test_row_pool_that_is_stopped_starts_no_more_rows() -> None:
     worker = Worker()
     worker.holds = True
     pool = RowPool([worker], 10)
-    async with anyio.create_task_group() as tasks:
-        found: list[Outcome[Any]] = []
-
-        async def ask() -> None:
-            found.extend(await outcomes_of(pool, range(25)))
-
-        tasks.start_soon(ask)
+    async with asking(pool, range(25)) as found:
         await settled(lambda: bool(worker.messages))
         pool.stop()
     assert worker.is_stopped
