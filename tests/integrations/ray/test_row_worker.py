@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import anyio
+import anyio.to_thread
 import pytest
 
 from batchrt import RunnableLambda
 from batchrt.integrations.ray.row_worker import RowWorker, Settled
 
+released = threading.Event()
+
 
 async def inverse(number: float) -> float:
-    """Take as many hundredths of a second as the number says."""
-    await anyio.sleep(number / 100)
+    return 1 / number
+
+
+async def held_back(number: float) -> float:
+    """Wait for `released` with rows above 1."""
+    if number > 1:
+        await anyio.to_thread.run_sync(released.wait)
     return 1 / number
 
 
@@ -46,11 +54,14 @@ def test_row_worker_hands_back_what_has_ended() -> None:
 
 def test_row_worker_does_not_wait_for_slow_rows() -> None:
     """A row that has ended is handed back while others of its message are under way."""
-    with worker_of(inverse) as worker:
-        worker.put([(1, 500), (2, 1)])
+    released.clear()
+    with worker_of(held_back) as worker:
+        worker.put([(1, 4), (2, 1)])
         [(number, outcome)] = worker.take()
         assert (number, outcome.output) == (2, 1.0)
-        worker.stop()
+        released.set()
+        [(number, outcome)] = worker.take()
+        assert (number, outcome.output) == (1, 0.25)
 
 
 def test_row_worker_that_is_stopped_starts_no_more_rows() -> None:
