@@ -29,7 +29,7 @@ class ForkGuard:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self._files: WeakSet[_ClosedAtFork] = WeakSet()
         self._closed: list[_ClosedAtFork] = []
         if hasattr(os, "register_at_fork"):
