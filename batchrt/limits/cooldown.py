@@ -149,6 +149,14 @@ class ColdStart:
         self._allowed = first
         self._sent = 0
 
+    @classmethod
+    def from_recovery(cls, enough: int, in_flight: int, now: float) -> ColdStart:
+        """Return one that doubles from `enough` requests in flight on, of which some are, from now on."""
+        start = cls(enough, now)
+        start._began = now
+        start._sent = in_flight
+        return start
+
     def sent(self) -> None:
         """Record that a request was sent."""
         self._sent += 1
@@ -182,23 +190,16 @@ class HalfOpen:
         began: when the wait is over.
         at_first: how many requests may be sent in the first `span` seconds.
         span: the seconds.
+
+    Attributes:
+        enough: as given, at least 2.
     """
 
-    __slots__ = (
-        "_again",
-        "_allowed",
-        "_answers",
-        "_at_first",
-        "_began",
-        "_enough",
-        "_fresh",
-        "_sent",
-        "_wait",
-    )
+    __slots__ = ("_again", "_allowed", "_answers", "_at_first", "_began", "_fresh", "_sent", "_wait", "enough")
 
     def __init__(self, wait: float, enough: int, began: float, *, at_first: float, span: float) -> None:
         self._wait = wait
-        self._enough = max(2, enough)
+        self.enough: int = max(2, enough)
         self._began = began
         self._at_first = at_first
         self._again = began + span * (1 + _MARGIN)
@@ -229,4 +230,4 @@ class HalfOpen:
             self._answers += 1
             if self._answers > 1:
                 self._allowed += 1
-        return self._allowed >= self._enough or self._sent >= _MANY_TIMES * self._enough
+        return self._allowed >= self.enough or self._sent >= _MANY_TIMES * self.enough

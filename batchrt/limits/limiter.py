@@ -309,7 +309,7 @@ class Limiter:
         self.found.ended()
         if answered:
             self._answered_at = now
-        self.pacing.ended(permit.sent_at, now, answered=answered)
+        self.pacing.ended(permit.sent_at, self.in_flight, now, answered=answered)
 
     def went_down(self, error: ProviderError) -> None:
         """Announce an outage, of which `error` is the latest sign."""
@@ -359,7 +359,7 @@ class Limiter:
     def _acquit(self, wait: float) -> None:
         self.concurrency.acquit()
         if wait <= 0:
-            self.pacing.hurry(self.in_flight)
+            self.pacing.hurry(self.in_flight, self.now)
 
     def _reopen(self) -> None:
         self.pacing.reopen(self.in_flight)

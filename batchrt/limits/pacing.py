@@ -70,25 +70,28 @@ class Pacing:
         if self._half_open is not None:
             self._half_open.sent()
 
-    def ended(self, sent_at: float, now: float, *, answered: bool) -> None:
-        """Record that a request ended."""
+    def ended(self, sent_at: float, in_flight: int, now: float, *, answered: bool) -> None:
+        """Record that a request ended; `in_flight` are left."""
         if self._cold_start is not None:
             self._cold_start.replied(now, answered=answered)
         if self._half_open is not None and self._half_open.ended(sent_at, answered=answered):
-            self._half_open = None
-        if not answered:
-            return
-        if self._slow_start is not None and self._slow_start.answered():
-            self._slow_start = None
+            self._grow(self._half_open.enough, in_flight, now)
+        if answered and self._slow_start is not None and self._slow_start.answered():
+            self._grow(self._slow_start.enough, in_flight, now)
+
+    def _grow(self, enough: int, in_flight: int, now: float) -> None:
+        """End the recovery; requests beyond `enough` in flight are sent as at the start, not all at once."""
+        self._slow_start = self._half_open = None
+        self._cold_start = ColdStart.from_recovery(enough, in_flight, now)
 
     def start_slowly(self, enough: int) -> None:
         """Send one request, and one more for each answer, until `enough` may be in flight."""
         self._slow_start = SlowStart(enough)
 
-    def hurry(self, in_flight: int) -> None:
+    def hurry(self, in_flight: int, now: float) -> None:
         """Let twice as many be in flight after a pause that turned out to be without reason."""
         if self._slow_start is not None and self._slow_start.hurry(2 * in_flight):
-            self._slow_start = None
+            self._grow(self._slow_start.enough, in_flight, now)
 
     def stop_slow_start(self) -> None:
         """Hold no request back any more after a pause."""

@@ -48,9 +48,9 @@ def test_pacing_starts_slowly_after_a_wave(error: ProviderError) -> None:
     pacing = refused(error)
     assert pacing.recovery_due(0, 1.0) == 1.0
     assert pacing.recovery_due(1, 1.0) == math.inf
-    pacing.ended(0.5, 1.0, answered=True)
+    pacing.ended(0.5, 0, 1.0, answered=True)
     assert pacing.recovery_due(1, 1.0) == 1.0
-    pacing.ended(0.5, 1.0, answered=False)
+    pacing.ended(0.5, 1, 1.0, answered=False)
     assert pacing.recovery_due(2, 1.0) == math.inf
 
 
@@ -106,5 +106,5 @@ def test_pacing_sends_one_request_at_first_unless_several_were_accepted_within_t
     pacing.refused(Failure.of(error), 5, 0.0, found, explained=False, pause=1.0)
     assert pacing.recovery_due(0, 2.0) == 2.0
     pacing.sent(2.0)
-    pacing.ended(2.0, 2.0, answered=True)
+    pacing.ended(2.0, 0, 2.0, answered=True)
     assert pacing.recovery_due(0, 2.5) == pytest.approx(second)
