@@ -35,10 +35,17 @@ _UNMOVED: Final = 0.85
 no queue: latency would have fallen as the requests did."""
 _FEWEST_SAMPLES: Final = 16
 """Answers that a mean needs: with LLM latencies, spread by half, it is then an eighth off."""
+_ALL_ANSWERED: Final = 2.0
+"""The time of the slowest of the first answers, in terms of itself, after which no further one is awaited."""
+_ERRORS: Final = 2.0
+"""Standard errors by which latency is above the usual one where it is no chance."""
 _CUT: Final = 0.9
 _LEAST_OF_EPISODE: Final = 0.5
 _STEP: Final = 0.1
 _CAREFUL_STEP: Final = 0.02
+_CLIMB: Final = 3
+"""The part of the limit that a probe of a refused level adds at the most, doubling up to it from one request:
+from two in flight on, a tenth at a time takes twelve rounds to ten more."""
 _HOLD_ROUNDS: Final = 20
 _HOLD_WAITS: Final = 40
 """Rounds and named waits for which the limit stays below a refused one: a probe that fails costs a round, or
@@ -93,6 +100,7 @@ class AdaptiveConcurrency:
         self._late = 0
         self._skipped = 0
         self._outputs = _Mean()
+        self._first: _FirstAnswers | None = _FirstAnswers()
 
     def sent(self, in_flight: int, now: float) -> None:
         """Record that a request was sent; `in_flight` are under way with it."""
@@ -111,6 +119,9 @@ class AdaptiveConcurrency:
         if round_ is None:
             round_ = self._round = _Round(now, self.limit)
         round_.add(now - sent_at - held, work)
+        if self._first is not None and self._first.answered(sent_at, now, now - sent_at - held, work):
+            self._base.join(self._first.latency)
+            self._first = None
         if self._doubling and self.wanted and not self._troubled:
             self._set(self.limit + 1, "answers come, and more wait to be sent: doubling")
         if sent_at >= round_.began or round_.count >= 4 * max(self.limit, _FEWEST_SAMPLES):
@@ -193,15 +204,19 @@ class AdaptiveConcurrency:
         if self._pooled.count >= _FEWEST_SAMPLES:
             latency, self._pooled = self._pooled, _Mean()
             self._judge(latency, round_.goodput(now), round_.limit, wanted=wanted)
-        elif wanted and not self._doubling and not self._base.count:
+        elif wanted and not self._doubling and self._base.count < _FEWEST_SAMPLES:
             self._grow(now)
 
     def _judge(self, latency: _Mean, goodput: float, sent_under: int, *, wanted: bool) -> None:
         base = self._base
-        if not base.count:
+        if self._first is not None:
+            return
+        if base.count < _FEWEST_SAMPLES:
             base.join(latency)
             return
         ratio = latency.value / base.value if base.value > 0 else 1.0
+        if latency.value - base.value < _ERRORS * math.hypot(latency.error, base.error):
+            ratio = min(ratio, 1.0)  # it may be chance
         if ratio <= _STEADY:
             base.join(latency, most=400)
         if ratio < _QUEUEING:
@@ -252,7 +267,7 @@ class AdaptiveConcurrency:
             self._set(min(limit + step, ceiling - 1), "all are used, and fewer than were refused")
         elif now >= self._hold_until:
             # The refused number may be possible by now: try steps that grow as they succeed.
-            self._climb = min(2 * self._climb or 1, max(1, int(limit * _STEP)))
+            self._climb = min(2 * self._climb or 1, max(1, limit // _CLIMB))
             self._ceiling = limit + self._climb + 1
             self._set(limit + self._climb, "all are used, and nothing was refused for long")
 
@@ -266,32 +281,68 @@ class AdaptiveConcurrency:
 class _Mean:
     """A ratio of sums: latency to work."""
 
-    __slots__ = ("_total", "_weight", "count")
+    __slots__ = ("_squares", "_total", "_weight", "count")
 
     def __init__(self) -> None:
         self._total = 0.0
         self._weight = 0.0
+        self._squares = 0.0
         self.count = 0
 
     def add(self, amount: float, weight: float = 1.0) -> None:
         self._total += amount
         self._weight += weight
+        self._squares += amount * amount / weight
         self.count += 1
 
     def join(self, other: _Mean, most: int | None = None) -> None:
         """Add the values of `other`; old ones fade once there are more than `most`."""
         self._total += other._total
         self._weight += other._weight
+        self._squares += other._squares
         self.count += other.count
         if most is not None and self.count > most:
             keep = most / self.count
             self._total *= keep
             self._weight *= keep
+            self._squares *= keep
             self.count = most
 
     @property
     def value(self) -> float:
         return self._total / self._weight if self._weight else 0.0
+
+    @property
+    def error(self) -> float:
+        """The standard error of the value."""
+        if not self._weight:
+            return 0.0
+        variance = self._squares / self._weight - self.value**2
+        return math.sqrt(max(variance, 0.0) / self.count)
+
+
+class _FirstAnswers:
+    """The answers to the requests that were sent before the first one was answered.
+
+    The fastest answers come first: a mean without the slowest of them makes all later ones seem late. It is
+    known when as many are answered as are sent at first, or nothing came for as long as the slowest took.
+    """
+
+    __slots__ = ("_answered_at", "_began", "_slowest", "latency")
+
+    def __init__(self) -> None:
+        self.latency = _Mean()
+        self._began = self._answered_at = math.inf
+        self._slowest = 0.0
+
+    def answered(self, sent_at: float, now: float, seconds: float, work: float) -> bool:
+        """Record an answer; return whether the mean is known."""
+        if not self.latency.count:
+            self._began, self._answered_at = sent_at, now
+        if sent_at <= self._answered_at:
+            self._slowest = now - self._began
+            self.latency.add(seconds, work)
+        return self.latency.count >= FIRST_LIMIT or now - self._began >= _ALL_ANSWERED * self._slowest
 
 
 class _Round:

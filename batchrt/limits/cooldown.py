@@ -181,11 +181,11 @@ class HalfOpen:
     """After a named wait: one request, and more as those are answered that were sent since.
 
     The name is a circuit breaker's. Answers to requests that were sent before the wait say nothing about the
-    provider's limits now. Twice as many may be sent after each further wait's worth of time, so that slow
-    answers do not make the recovery slow.
+    provider's limits now. Twice as many may be sent after each further `step`, so that slow answers do not
+    make the recovery slow.
 
     Args:
-        wait: the seconds that were asked for.
+        step: seconds after which a request that is not refused was let in.
         enough: how many in flight are no reason to hold back.
         began: when the wait is over.
         at_first: how many requests may be sent in the first `span` seconds.
@@ -195,10 +195,20 @@ class HalfOpen:
         enough: as given, at least 2.
     """
 
-    __slots__ = ("_again", "_allowed", "_answers", "_at_first", "_began", "_fresh", "_sent", "_wait", "enough")
+    __slots__ = (
+        "_again",
+        "_allowed",
+        "_answers",
+        "_at_first",
+        "_began",
+        "_fresh",
+        "_sent",
+        "_step",
+        "enough",
+    )
 
-    def __init__(self, wait: float, enough: int, began: float, *, at_first: float, span: float) -> None:
-        self._wait = wait
+    def __init__(self, step: float, enough: int, began: float, *, at_first: float, span: float) -> None:
+        self._step = step
         self.enough: int = max(2, enough)
         self._began = began
         self._at_first = at_first
@@ -210,11 +220,14 @@ class HalfOpen:
 
     def due(self, now: float) -> float:
         """Return when one more may be sent."""
-        if now < self._again and self._sent >= self._at_first:
-            return self._again
+        doubles_from, first = self._began, 1.0
+        if self._sent >= self._at_first:
+            doubles_from, first = self._again, self._at_first
+            if now < self._again:
+                return self._again
         if self._fresh < self._allowed:
             return now
-        return max(now, self._began + self._wait * math.log2(self._sent + 1))
+        return max(now, doubles_from + self._step * math.log2((self._sent + 1) / first))
 
     def sent(self) -> None:
         """Record that a request was sent."""

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from batchrt.limits.in_flight_limit import InFlightLimit
 from batchrt.limits.named_waits import NamedWaits
+from batchrt.limits.rate_doubts import RateDoubts
 from batchrt.limits.rate_estimator import RateEstimator
 from batchrt.limits.refusal_log import ACCEPTED, Explanation, RefusalLog
 from batchrt.limits.refusal_wave import Wave
@@ -56,21 +57,8 @@ _LEAST_CUT: Final = 0.7
 _SPARED: Final = 0.6
 _SPARING: Final = 1.25
 """The share of accepted requests below which the pace is held to so many times the rate of accepted ones."""
-_SURPRISES: Final = 3
-_MOST_SURPRISES: Final = 24
-"""Refusals in a row below the rate that is kept to, after which it is no explanation; doubling each time that
-a rate is given up, for a rate beside noise is found again and again."""
 _DISPROOF: Final = 6.0
 """The weight of refusals without an explanation from which on a rate that was found is given up at once."""
-_SCEPTICAL: Final = 15.0
-_MOST_SCEPTICAL: Final = 120.0
-"""Seconds for which no rate is inferred after one turned out to be none, doubling from time to time; more
-than twice the refusals end it."""
-_MANY: Final = 2.0
-_FEW_KEPT: Final = 8
-_SAME: Final = 0.9
-"""Requests at a rate, before which a refusal that tells the same rate or more is a surprise: at a true rate
-there are far more between two."""
 
 Changed = Callable[[str, "float | None", "float | None", str], object]
 Crowded: TypeAlias = "Callable[[Wave], object]"
@@ -96,18 +84,14 @@ class FoundLimits:
         "_acquit",
         "_changed",
         "_crowded",
-        "_doubt",
-        "_doubted_share",
+        "_doubts",
         "_granted_at",
-        "_kept",
+        "_holds_since",
         "_open",
-        "_patience",
         "_pause_until",
         "_refused_in_a_row",
         "_reopen",
-        "_sceptical_until",
         "_settled_at",
-        "_surprises",
         "_unsettled",
         "_waits",
         "_wave",
@@ -134,12 +118,10 @@ class FoundLimits:
         self._crowded = crowded
         self._acquit = acquit
         self._reopen = reopen
-        self._open = self._refused_in_a_row = self._surprises = self._kept = 0
+        self._doubts = RateDoubts(self.rate, self.log)
+        self._open = self._refused_in_a_row = 0
         self._pause_until = -math.inf
-        self._patience = _SURPRISES
-        self._doubt = _SCEPTICAL
-        self._doubted_share = 0.0
-        self._sceptical_until = -math.inf
+        self._holds_since = math.inf
         self._unsettled = False
         self._waits = NamedWaits()
         self._granted_at = -math.inf
@@ -158,7 +140,7 @@ class FoundLimits:
         self._granted_at = now
         if self.rate.bucket is not None:
             self.rate.bucket.charge(1.0)
-            self._kept += 1
+            self._doubts.kept()
 
     def withdrawn(self) -> None:
         """Record that a request that might have been sent was not."""
@@ -282,6 +264,7 @@ class FoundLimits:
         """Find out why the last wave was refused."""
         self._unsettled = False
         wave = self._wave
+        former = self._forget_what_changed(now)
         self._waits.learn(wave)
         explanation = self._explain(now)
         cause = explanation.cause
@@ -291,15 +274,17 @@ class FoundLimits:
                 rate=min(explanation.rate, most), highest=min(explanation.highest, most)
             )
         base = self.in_flight.base
-        if cause == "in flight" and base is not None and wave.most < base <= explanation.limit:
+        if former is not None and cause != "rate":
+            self._keep_to_rate(Explanation("rate", rate=former, highest=former), wave)
+        elif cause == "in flight" and base is not None and wave.most < base <= explanation.limit:
             self._doubt_limit(now)
         elif cause == "in flight":
             self._crowded(wave._replace(beside=explanation.limit, sure=True))
             self._keep_to_limit(explanation.limit, wave.wait, now, "refused beside as many, not beside fewer")
         elif cause == "rate" and self.rate.bucket is None and explanation.is_vague(wave.wait):
             pass  # the waits keep the pace until a request is let in
-        elif cause == "rate" and self._is_credible(explanation, now):
-            if self._lowering_helps(explanation, wave):
+        elif cause == "rate" and self._doubts.is_credible(explanation, now):
+            if self._doubts.expects(explanation, wave):
                 self._keep_to_rate(explanation, wave)
             else:
                 self._believe_nothing(now)
@@ -308,7 +293,19 @@ class FoundLimits:
         else:
             self._guess(explanation, wave, now)
         if self.rate.bucket is None and self.in_flight.limit is None:
+            self._holds_since = math.inf
             self._spare(wave, now)
+        elif (self.rate.bucket is not None and self._doubts.are_none) or self.in_flight.found_at == now:
+            self._holds_since = now
+
+    def _forget_what_changed(self, now: float) -> float | None:
+        """Forget what was sent under other limits; return a rate that was given up and is to be kept to."""
+        if self.in_flight.limit is None and (former := self._doubts.given_up_in_vain(now)) is not None:
+            return former
+        change = self.log.change(self._holds_since, now)
+        if change is not None:
+            self.log.forget(change)
+        return None
 
     def _explain(self, now: float) -> Explanation:
         """Explain the refusals by the log, by the waits, and by the growth that ran into a limit."""
@@ -337,25 +334,6 @@ class FoundLimits:
         assert self.rate.base is not None
         self._changed("requests_per_minute", None, 60 * self.rate.base, "found: most is refused")
 
-    def _lowering_helps(self, explanation: Explanation, wave: Wave) -> bool:
-        """Whether a lower rate may bring the refusals down: not where it did not, time and again."""
-        base, grown = self.rate.base, self.rate.rate
-        kept, self._kept = self._kept, 0
-        if base is None or grown is None or self.rate.probed(wave.at):
-            expected = True
-        elif kept < _FEW_KEPT and explanation.rate >= _SAME * base:
-            expected = False  # refused again after a few requests, at a rate that is no lower than it was
-        else:
-            # Growing may have run into the limit that the base told: a small bucket has no cushion.
-            expected = explanation.clear or grown > explanation.highest >= base
-        self._surprises = 0 if expected else self._surprises + 1
-        return self._surprises < self._patience
-
-    def _is_credible(self, explanation: Explanation, now: float) -> bool:
-        if explanation.clear or now >= self._sceptical_until:
-            return True
-        return explanation.refused > _MANY * self._doubted_share
-
     def _guess(self, explanation: Explanation, wave: Wave, now: float) -> None:
         """Act on a refusal or two, which may be chance."""
         if self.rate.bucket is not None:
@@ -379,21 +357,17 @@ class FoundLimits:
 
     def _surprise(self, wave: Wave, now: float) -> None:
         """Lower the believed rate to that of the accepted requests; give it up where that did not help."""
-        rate, base = self.log.rate_between_refusals(now), self.rate.base
+        base, probed = self.rate.base, self.rate.probed(wave.at)
         assert base is not None
-        if self.rate.probed(wave.at):
-            self._surprises = 0
-        else:
-            self._surprises += 1
-        if self._surprises >= self._patience:
+        if not self._doubts.surprised(wave):
             self._believe_nothing(now)
-        elif rate is None and self.rate.probed(wave.at):
-            self.rate.found(self.rate.overrun, self.rate.overrun, wave.wait, wave.at)
-        elif rate is None:
-            self.rate.refused(wave.wait, wave.at)
-        else:
+        elif (rate := self._doubts.accepted_rate(now)) is not None:
             grown = self.rate.rate or base
             self.rate.found(max(min(rate, grown), _LEAST_CUT * base), grown, wave.wait, wave.at)
+        elif probed:
+            self.rate.found(self.rate.overrun, self.rate.overrun, wave.wait, wave.at)
+        else:
+            self.rate.refused(wave.wait, wave.at)
 
     def _take_for_noise(self, now: float) -> None:
         """Send as before the refusals, once further ones have no reason either."""
@@ -403,15 +377,11 @@ class FoundLimits:
 
     def _believe_nothing(self, now: float) -> None:
         self._take_for_noise(now)
-        self._surprises = 0
+        self._doubts.end()
         if self.rate.bucket is not None:
             before = 60 * self.rate.bucket.rate
-            self.rate.drop()
-            self._patience = min(2 * self._patience, _MOST_SURPRISES)
-            self._doubted_share = max(self.log.weight(now), 1.0)
-            self._sceptical_until = now + self._doubt
+            self._doubts.give_up(now)
             self._reopen()
-            self._doubt = min(2 * self._doubt, _MOST_SCEPTICAL)
             self._changed("requests_per_minute", before, None, "refusals did not end below it")
         if self.in_flight.is_outgrown:
             self._changed("max_in_flight", self.in_flight.limit, None, "more were let in")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 __all__ = ["InFlightLimit"]
@@ -32,13 +33,25 @@ class InFlightLimit:
     Attributes:
         limit: how many may be in flight; `None` while none is believed.
         since: when it was found first.
+        found_at: when it was found last.
     """
 
-    __slots__ = ("_doubts", "_found", "_hold", "_hold_until", "_most_doubts", "_step", "limit", "since")
+    __slots__ = (
+        "_doubts",
+        "_found",
+        "_hold",
+        "_hold_until",
+        "_most_doubts",
+        "_step",
+        "found_at",
+        "limit",
+        "since",
+    )
 
     def __init__(self) -> None:
         self.limit: int | None = None
         self.since: float = 0.0
+        self.found_at: float = -math.inf
         self._found = 0
         self._hold = _SHORTEST_HOLD
         self._hold_until = 0.0
@@ -57,6 +70,7 @@ class InFlightLimit:
         if self.limit is None:
             self.since = now
         self.limit = self._found = max(1, limit)
+        self.found_at = now
         self._hold_until = now + self._hold
         self._doubts = 0
         self._step = 1

@@ -18,6 +18,8 @@ _BARE_SHARE: Final = 4
 """A recovery is over when this many times the requests in flight at the refusal may be in flight."""
 _SEVERAL: Final = 4
 """Requests let in within one span before a refusal that show a bucket larger than one request."""
+_SHORTEST_STEP: Final = 0.025
+"""Seconds in which a recovery doubles at the least, as a cold start does."""
 _SECOND: Final = 1.0
 """Seconds: the shortest span over which requests after a named wait are counted."""
 
@@ -136,7 +138,8 @@ class Pacing:
             # A bucket that was full at first, and emptied before the first answer, shows nothing.
             let_in = found.log.let_in_within(span, now) if found.latency else 0.0
             at_first = _at_first(wait, span, let_in)
-            self._half_open = HalfOpen(wait, enough, now + wait, at_first=at_first, span=span)
+            step = min(wait, max(found.log.settling, _SHORTEST_STEP))
+            self._half_open = HalfOpen(step, enough, now + wait, at_first=at_first, span=span)
 
     def reopen(self, in_flight: int) -> None:
         """SlowStart up after a limit that was found is given up."""

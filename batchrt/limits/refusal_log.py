@@ -64,9 +64,18 @@ doubt, and the weight of refusals that this takes."""
 _PROBED: Final = 0.8
 """The weight of refusals beside as many as a limit allows that confirm it: a probe that failed lately."""
 _ENOUGH: Final = 30
+_NEWEST: Final = 60
+"""The fewest and the most requests whose share of accepted ones is told: earlier ones tell less of now."""
 _FAR_ENOUGH: Final = 60
 _FEW_BETWEEN: Final = 8
 """Requests between two refusals that say little about a rate."""
+_CHANGED: Final = 4.0
+"""The log of the likelihood ratio from which on two shares of refused requests are believed, not one."""
+_FEWEST_BEFORE: Final = 20
+_RARELY: Final = 0.05
+_FEWEST_AFTER: Final = 3
+"""Requests before a change, the share of them that may be refused, and refusals after it. Where more are
+refused all along, some place splits any row of chances into two shares."""
 _MIXED: Final = 3
 """Requests accepted after a refused one, beside as many, from which on the refusal is taken for noise."""
 _LEAST_ACTIVE: Final = 1e-3
@@ -250,8 +259,11 @@ class RefusalLog:
         return sum(-weight if refused else weight for _, _, refused, weight in self._events(now)) > 0
 
     def let_in(self, now: float) -> tuple[float, float]:
-        """Return the share of the newest requests that were let in, and how many that were a second."""
-        events = self._events(now)
+        """Return the share of the newest requests that were let in, and how many that were a second.
+
+        1 and 0 where that is too few requests to tell.
+        """
+        events = self._events(now)[-_NEWEST:]
         if len(events) < _ENOUGH or events[-1][0] <= events[0][0]:
             return 1.0, 0.0
         let_in = sum(not refused for _, _, refused, _ in events)
@@ -268,12 +280,30 @@ class RefusalLog:
                 fastest = max(fastest, max(let_in, 1) / span if span > 0 else math.inf)
         return fastest
 
-    def rate_between_refusals(self, now: float) -> float | None:
+    def change(self, since: float, now: float) -> float | None:
+        """Return when the first request was sent from which on far more were refused than `since` then."""
+        events = [event for event in self._events(now) if event[0] >= since]
+        change = _change(events)
+        return events[change][0] if change else None
+
+    def forget(self, before: float) -> None:
+        """Forget requests that were sent before then, under other limits."""
+        while self._entries and self._entries[0].sent_at < before:
+            self._entries.popleft()
+
+    def outcomes_since(self, time: float, now: float) -> tuple[int, int]:
+        """Return how many requests sent since then were let in, and how many refused."""
+        events = [event for event in self._events(now) if event[0] >= time]
+        refused = sum(was_refused for _, _, was_refused, _ in events)
+        return len(events) - refused, refused
+
+    def rate_between_refusals(self, now: float, since: float = -math.inf) -> float | None:
         """Return how much was let in a second between the last refusal and one before; `None` for too little.
 
-        Each end is off by up to a token, so that the refusal before is one that is far enough away.
+        Each end is off by up to a token, so that the refusal before is one that is far enough away, and not
+        sent before `since`.
         """
-        events = self._events(now)
+        events = [event for event in self._events(now) if event[0] >= since]
         places = [place for place, event in enumerate(events) if event[2]]
         if not places:
             return None
@@ -332,6 +362,33 @@ def _last_refused(moment: Sequence[_Outcome]) -> Iterable[_Outcome]:
     return accepted + [
         (at, moment[place][1] + sum(other > place for other in late), True) for place in refused
     ]
+
+
+def _change(events: Sequence[Event]) -> int:
+    """Return the place of the refusal from which on far more are refused than before; 0 for none.
+
+    The place is the likeliest one, by the ratio of the likelihoods of two shares and of a single one.
+    """
+    refused = sum(event[2] for event in events)
+    one_share, best, most = _log_likelihood(refused, len(events)), 0, _CHANGED
+    before = 0
+    for place, event in enumerate(events):
+        if not event[2]:
+            continue
+        after, count = refused - before, len(events) - place
+        if after < _FEWEST_AFTER:
+            break
+        if place >= _FEWEST_BEFORE and before <= _RARELY * place:
+            gain = _log_likelihood(before, place) + _log_likelihood(after, count) - one_share
+            if gain > most:
+                best, most = place, gain
+        before += 1
+    return best
+
+
+def _log_likelihood(refused: int, count: int) -> float:
+    """Return the log likelihood of so many refused requests if all are refused with the same probability."""
+    return sum(part * math.log(part / count) for part in (refused, count - refused) if part)
 
 
 def _is_mixed(events: Sequence[Event], settling: float) -> bool:

@@ -31,6 +31,18 @@ def test_cold_start_doubles_and_is_sped_up_by_answers() -> None:
     assert start.is_over(10.5)
 
 
+def test_cold_start_after_a_recovery_begins_at_once_with_as_many_as_were_enough() -> None:
+    """Of which some are in flight."""
+    start = ColdStart.from_recovery(8, 6, 10.0)
+    for _ in range(2):
+        assert start.due(10.0) == 10.0
+        start.sent()
+    assert start.due(10.0) == pytest.approx(10.0 + 0.025 * math.log2(9 / 8))
+    start.replied(10.0, answered=True)
+    assert start.due(10.0) == 10.0
+    assert start.is_over(10.5)
+
+
 def test_slow_start_adds_one_request_for_each_answer() -> None:
     """From one more than there are, or from as many as went before."""
     start = SlowStart(4)
@@ -177,3 +189,15 @@ def test_slow_start_counts_no_answers_until_the_pause_is_over() -> None:
     assert start.allowed == 0
     assert start.lets_in(0)
     assert start.allowed == 1
+
+
+def test_half_open_doubles_only_once_its_first_allowance_is_over() -> None:
+    """However long that took: all that waited went at once."""
+    recovery = HalfOpen(0.025, 100, 10.0, at_first=2, span=1.0)
+    for _ in range(2):
+        assert recovery.due(10.1) == 10.1
+        recovery.sent()
+    assert recovery.due(10.5) == pytest.approx(11.1)
+    for count in range(3, 9):
+        assert recovery.due(11.1) == pytest.approx(11.1 + 0.025 * math.log2(count / 2))
+        recovery.sent()

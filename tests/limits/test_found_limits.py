@@ -10,6 +10,7 @@ import pytest
 
 from batchrt.limits.found_limits import FoundLimits
 from batchrt.limits.permit import Permit
+from batchrt.limits.rate_doubts import RateDoubts
 from batchrt.limits.refusal_log import Explanation, RefusalLog
 
 LATENCY = 0.1
@@ -108,7 +109,7 @@ class ScriptedLog(RefusalLog):
     ) -> Explanation:
         return self.cause
 
-    def rate_between_refusals(self, now: float) -> float | None:
+    def rate_between_refusals(self, now: float, since: float = -math.inf) -> float | None:
         return self.between
 
     def weight(self, now: float) -> float:
@@ -125,6 +126,7 @@ def scripted(cause: Explanation, between: float | None = None) -> tuple[Client, 
     """Return a client whose refusals have this explanation, and its log."""
     client, log = Client(), ScriptedLog(cause, between)
     client.found.log = log
+    client.found._doubts = RateDoubts(client.found.rate, log)
     return client, log
 
 
@@ -153,7 +155,7 @@ def test_found_limits_give_a_rate_up_after_three_refusals_in_a_row_below_it(agai
         client.wave(True)
         assert client.found.rate.bucket is not None
         log.cause = again
-        client.found._sceptical_until = -math.inf
+        client.found._doubts._sceptical_until = -math.inf
         counts.append(refusals_until_given_up(client))
         name, before, after = client.changes[-1]
         assert (name, after) == ("requests_per_minute", None)
@@ -210,7 +212,7 @@ def test_found_limits_doubt_a_rate_for_a_while_after_one_was_given_up() -> None:
         client.wave(True)
         log.cause = RATE
         refusals_until_given_up(client)
-        since = client.found._sceptical_until - seconds
+        since = client.found._doubts._sceptical_until - seconds
         assert since == pytest.approx(client.now, abs=1)
         client.now = since + seconds - 0.2
         log.cause, log.weighs = RATE._replace(refused=1.0), 1.0

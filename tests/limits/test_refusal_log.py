@@ -194,3 +194,27 @@ def test_refusal_log_tells_what_is_let_in_between_refusals() -> None:
     log, now = log_of([(0.1 * number, 1, number == 5) for number in range(10)])
     assert log.rate_between_refusals(now) is None
     assert log.let_in_within(0.45, 0.9) == 4
+
+
+def test_refusal_log_finds_the_first_request_under_a_lower_limit() -> None:
+    """Beside few refusals before, not beside as many; and what was sent before it can be forgotten."""
+    before = [(number / 10, 5, number == 20) for number in range(60)]
+    after = [(6 + number / 10, 5, number % 3 == 0) for number in range(12)]
+    log, now = log_of(before + after)
+    assert log.change(0.0, now) == pytest.approx(6.0)
+    assert log.change(5.0, now) is None, "too little was sent in between"
+    assert log.outcomes_since(6.0, now) == (8, 4)
+    log.forget(6.0)
+    assert log.outcomes_since(0.0, now) == (8, 4)
+    assert log.change(0.0, now) is None
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2, 0.5])
+def test_refusal_log_finds_no_change_in_refusals_at_random(share: float) -> None:
+    """Or once in a while: a row of chances has clusters."""
+    found = 0
+    for seed in range(200):
+        chance = random.Random(seed)
+        log, now = log_of([(number / 10, 5, chance.random() < share) for number in range(160)])
+        found += log.change(0.0, now) is not None
+    assert found <= 10
