@@ -8,6 +8,7 @@ from typing import Final
 from batchrt.limits.cooldown import ColdStart, CoolDown, HalfOpen, SlowStart
 from batchrt.limits.error_kinds import Failure, FailureKind
 from batchrt.limits.found_limits import FoundLimits
+from batchrt.limits.refusal_wave import is_exact
 
 __all__ = ["Pacing"]
 
@@ -138,7 +139,8 @@ class Pacing:
             # A bucket that was full at first, and emptied before the first answer, shows nothing.
             let_in = found.log.let_in_within(span, now) if found.latency else 0.0
             at_first = _at_first(wait, span, let_in)
-            step = min(wait, max(found.log.settling, _SHORTEST_STEP))
+            # A wait that is no whole seconds is the time of a token: a second request needs another.
+            step = wait if is_exact(wait) else max(found.log.settling, _SHORTEST_STEP)
             self._half_open = HalfOpen(step, enough, now + wait, at_first=at_first, span=span)
 
     def reopen(self, in_flight: int) -> None:
