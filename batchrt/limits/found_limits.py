@@ -285,7 +285,7 @@ class FoundLimits:
             pass  # the waits keep the pace until a request is let in
         elif cause == "rate" and self._doubts.is_credible(explanation, now):
             if self._doubts.expects(explanation, wave):
-                self._keep_to_rate(explanation, wave)
+                self._keep_to_rate(self._doubts.tempered(explanation), wave)
             else:
                 self._believe_nothing(now)
         elif cause == "noise" and (self.rate.bucket is None or explanation.refused >= _DISPROOF):

@@ -30,6 +30,8 @@ _FEW_KEPT: Final = 8
 _SAME: Final = 0.9
 """Requests at a rate, before which a refusal that tells the same rate or more is a surprise: at a true rate
 there are far more between two."""
+_TEMPERED: Final = 0.95
+"""The part of a rate that is kept to once it was refused and nothing tells a lower one."""
 _FEWEST_SINCE: Final = 12
 _MOST_SINCE: Final = 60
 _LONGEST_SINCE: Final = 60.0
@@ -108,6 +110,16 @@ class RateDoubts:
             expected = explanation.clear or grown > explanation.highest >= base
         self._surprises = 0 if expected else self._surprises + 1
         return self._surprises < self._patience
+
+    def tempered(self, explanation: Explanation) -> Explanation:
+        """Return an explanation with less than the rate that was kept to, if refusals are a surprise.
+
+        At the very rate of a bucket of one request, each that arrives a moment too early is refused.
+        """
+        base = self._rate.base
+        if base is None or not self._surprises:
+            return explanation
+        return explanation._replace(rate=min(explanation.rate, _TEMPERED * base))
 
     def surprised(self, wave: Wave) -> bool:
         """Record refusals that nothing explains; return whether the rate is to be kept to."""

@@ -90,3 +90,11 @@ def test_refusals_of_a_limit_in_flight_that_was_halved_are_few(wait: float | Non
     )
     assert verdict.slowness <= 1.25
     assert verdict.refused_share <= 0.06
+
+
+def test_refusals_end_at_the_very_rate_of_a_bucket_of_one() -> None:
+    """The rate that refusals tell is exact, and a request that arrives a moment early is refused at it."""
+    limits = RateLimits(requests_per_minute=[(0, 600), (19, 300)], burst_seconds=0.2, style="tei")
+    verdict = judged(300, 50, 377, latency=0.2, rate_limits=limits)
+    assert verdict.slowness <= 1.2
+    assert verdict.refused_share <= 0.16
