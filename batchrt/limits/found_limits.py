@@ -23,11 +23,14 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from batchrt.limits.explanation import Explanation
 from batchrt.limits.in_flight_limit import InFlightLimit
 from batchrt.limits.named_waits import NamedWaits
 from batchrt.limits.rate_doubts import RateDoubts
 from batchrt.limits.rate_estimator import RateEstimator
-from batchrt.limits.refusal_log import ACCEPTED, Explanation, RefusalLog
+from batchrt.limits.rate_trial import RateTrial
+from batchrt.limits.refusal_log import ACCEPTED, RefusalLog
+from batchrt.limits.refusal_pause import FIRST_PAUSE, Pause
 from batchrt.limits.refusal_wave import Wave
 
 if TYPE_CHECKING:
@@ -35,13 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FoundLimits"]
 
-_FIRST_PAUSE: Final = 0.5
-_SHORTEST_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 8.0
-"""Seconds without a request after a refusal that names no wait, doubling while nothing is answered: the
-openai SDK's 0.5 and 8, and half a round trip where that is shorter. An answer ends the pause."""
-_NAMED_ARE_ENOUGH: Final = 4
-"""Refusals in a row, without an answer, whose named wait is taken for enough."""
 _SMOOTHING: Final = 0.1
 _TRIAL_ROUNDS: Final = 2.0
 """Round trips after which a number in flight that one wave told is probed."""
@@ -88,8 +84,7 @@ class FoundLimits:
         "_granted_at",
         "_holds_since",
         "_open",
-        "_pause_until",
-        "_refused_in_a_row",
+        "_pause",
         "_reopen",
         "_settled_at",
         "_unsettled",
@@ -99,6 +94,7 @@ class FoundLimits:
         "latency",
         "log",
         "rate",
+        "trial",
         "unexplained",
     )
 
@@ -112,6 +108,7 @@ class FoundLimits:
         self.log: RefusalLog = RefusalLog()
         self.rate: RateEstimator = RateEstimator()
         self.in_flight: InFlightLimit = InFlightLimit()
+        self.trial: RateTrial = RateTrial()
         self.latency: float = 0.0
         self.unexplained: int = 0
         self._changed = changed
@@ -119,8 +116,8 @@ class FoundLimits:
         self._acquit = acquit
         self._reopen = reopen
         self._doubts = RateDoubts(self.rate, self.log)
-        self._open = self._refused_in_a_row = 0
-        self._pause_until = -math.inf
+        self._open = 0
+        self._pause = Pause()
         self._holds_since = math.inf
         self._unsettled = False
         self._waits = NamedWaits()
@@ -133,6 +130,11 @@ class FoundLimits:
         """Whether refusals are known to have a reason that is no limit."""
         return self.unexplained >= _CERTAIN
 
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether a rate that was found is put to the test."""
+        return self.trial.is_open and self.rate.bucket is not None
+
     # Requests
 
     def granted(self, now: float) -> None:
@@ -141,6 +143,7 @@ class FoundLimits:
         if self.rate.bucket is not None:
             self.rate.bucket.charge(1.0)
             self._doubts.kept()
+        self.trial.granted(now)
 
     def withdrawn(self) -> None:
         """Record that a request that might have been sent was not."""
@@ -151,6 +154,7 @@ class FoundLimits:
         """Record that a request is sent; in the order in which the provider sees them."""
         self.log.sent(permit, self._open)
         self._open += 1
+        self.trial.sent(permit)
 
     def ended(self) -> None:
         """Record that a request that was sent has ended, whatever came of it."""
@@ -162,9 +166,7 @@ class FoundLimits:
         self.log.replied(now)
         seconds, latency = now - permit.sent_at, self.latency
         self.latency = latency + (seconds - latency) * _SMOOTHING if latency else seconds
-        if self._refused_in_a_row:
-            self._refused_in_a_row = 0
-            self._pause_until = -math.inf
+        self._pause.answered()
 
     def pause_ends(self, now: float) -> float:
         """Return when the pause after a refusal that names no wait is over, and its wave known; or `now`."""
@@ -173,12 +175,12 @@ class FoundLimits:
                 self._conclude(now)
             elif self.unexplained < _CERTAIN:
                 return self._settled_at
-        return max(now, self._pause_until)
+        return max(now, self._pause.until)
 
     def is_clear(self, now: float) -> bool:
         """Whether nothing is held back, and nothing will be before a refusal."""
         found = self.rate.bucket or self.in_flight.limit
-        return found is None and not self._unsettled and self._pause_until <= now
+        return found is None and not self._unsettled and self._pause.until <= now
 
     def lets_in_at(self, permit: Permit, in_flight: int, now: float, *, wanted: bool) -> float:
         """Return when `permit` may be sent beside `in_flight` others; infinity when another has to end."""
@@ -189,6 +191,11 @@ class FoundLimits:
             if due > now:
                 return due
         if self.rate.bucket is None:
+            return now
+        if self.trial.is_open:
+            if not self.trial.disproves(now, self.log.settling):
+                return self.trial.due(now, self.log.settling)
+            self._believe_nothing(now)
             return now
         self.rate.advance(now, wanted=wanted)
         return now + self.rate.wait_for(now)
@@ -219,18 +226,8 @@ class FoundLimits:
 
     def pause(self, now: float, wait: float, random: Callable[[], float]) -> float:
         """Return the seconds of quiet after the first refusal of a wave, which asks for `wait` seconds."""
-        self._refused_in_a_row += 1
-        row = self._refused_in_a_row - (_NAMED_ARE_ENOUGH if wait > 0 else 1)
-        if row < 0:
-            return wait
-        first = min(max(self.latency / 2, _SHORTEST_PAUSE), _FIRST_PAUSE) if self.latency else _FIRST_PAUSE
-        pause = min(first * 2.0 ** min(row, 16), _LONGEST_PAUSE) * (1 - random() / 4)
-        if wait > 0:
-            return max(wait, pause)
-        if row == 0 and self.unexplained > _CERTAIN and self.log.let_in(now)[0] >= _SPARED:
-            return 0.0
-        self._pause_until = now + pause
-        return pause
+        noise = self.log.refused_share(now) if self.unexplained > _CERTAIN else 0.0
+        return self._pause.begin(now, wait, self.latency, random, noise=noise)
 
     def refused(
         self, permit: Permit, now: float, wait: float, *, leads: bool, parallel: bool, explained: bool
@@ -266,13 +263,28 @@ class FoundLimits:
         wave = self._wave
         former = self._forget_what_changed(now)
         self._waits.learn(wave)
-        explanation = self._explain(now)
+        explanation = self._explain(now).at_most(_SENT_SHARE * self.log.fastest(self._settled_at))
+        if not wave.most and wave.wait <= 0:
+            explanation = explanation.alone(self.latency)
+        if self.rate.bucket is not None and self.trial.is_failed_by(wave) and explanation.cause != "noise":
+            if explanation.cause == "rate":
+                # A refusal confirms the rate that was kept to, if that is among those that explain it.
+                rate = min(max(explanation.rate, self.rate.base or 0.0), explanation.highest)
+                self._keep_to_rate(explanation._replace(rate=rate), wave)
+            else:
+                self.rate.overdrawn(wave.wait, wave.at)
+            self.trial.failed(wave, self.log.refused_share(now))
+        else:
+            self._act_on(explanation, former, wave, now)
+            share = self.log.refused_share(now)
+            rate = None if self._waits.are_told else self.rate.base
+            self.trial.refused(rate, wave, now, refused=explanation.refused, share=share)
+        if self.trial.is_open:
+            self._pause.end()
+
+    def _act_on(self, explanation: Explanation, former: float | None, wave: Wave, now: float) -> None:
+        """Believe in a limit, or give one up, after an explanation; `former` is a rate to return to."""
         cause = explanation.cause
-        if cause == "rate":
-            most = _SENT_SHARE * self.log.fastest(self._settled_at)
-            explanation = explanation._replace(
-                rate=min(explanation.rate, most), highest=min(explanation.highest, most)
-            )
         base = self.in_flight.base
         if former is not None and cause != "rate":
             self._keep_to_rate(Explanation("rate", rate=former, highest=former), wave)
@@ -394,7 +406,7 @@ class FoundLimits:
         is_new = self.in_flight.limit is None
         self.in_flight.found(limit, self.latency, wait, now)
         if is_new and wait <= 0:
-            self.in_flight.hold(now, _TRIAL_ROUNDS * (self.latency or _FIRST_PAUSE))
+            self.in_flight.hold(now, _TRIAL_ROUNDS * (self.latency or FIRST_PAUSE))
 
     def _keep_to_limit(self, limit: int, wait: float, now: float, reason: str) -> None:
         self.unexplained = 0

@@ -111,7 +111,7 @@ class Limiter:
             return max(self.breaker.probe_at, now + self.rates.wait_for(permit, now, wanted=wanted, late=0.0))
         if (due := self.found.pause_ends(now)) > now:
             return due
-        if (due := pacing.recovery_due(self.in_flight, now)) > now:
+        if not self.found.is_on_trial and (due := pacing.recovery_due(self.in_flight, now)) > now:
             return due
         if (due := self.found.lets_in_at(permit, self.in_flight, now, wanted=wanted)) > now:
             return due

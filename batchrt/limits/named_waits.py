@@ -12,7 +12,7 @@ import math
 from collections import deque
 from typing import Final
 
-from batchrt.limits.refusal_log import Explanation
+from batchrt.limits.explanation import Explanation
 from batchrt.limits.refusal_wave import Wave, is_exact
 
 __all__ = ["NamedWaits"]
@@ -31,14 +31,16 @@ class NamedWaits:
 
     Attributes:
         longest: the longest of them; 0 without any.
+        are_told: some were no whole seconds, so that a rate has other evidence than refusals.
         differ: those of the newest wave are not the same.
     """
 
-    __slots__ = ("_newest", "differ", "longest")
+    __slots__ = ("_newest", "are_told", "differ", "longest")
 
     def __init__(self) -> None:
         self.longest: float = 0.0
         self.differ: bool = False
+        self.are_told: bool = False
         self._newest: deque[float] = deque(maxlen=_THE_SAME)
 
     def learn(self, wave: Wave) -> None:
@@ -47,6 +49,7 @@ class NamedWaits:
         self.differ = False
         if not is_exact(wait):
             return
+        self.are_told = True
         self.differ = 0 < wave.least_wait < wait - _NEARLY
         self._newest.append(wait)
         self.longest = 0.0 if self.are_fixed else max(self.longest, wait)

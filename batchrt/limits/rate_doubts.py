@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
+from batchrt.limits.explanation import Explanation
 from batchrt.limits.rate_estimator import RateEstimator
-from batchrt.limits.refusal_log import Explanation, RefusalLog
+from batchrt.limits.refusal_log import RefusalLog
 from batchrt.limits.refusal_wave import Wave
 
 __all__ = ["RateDoubts"]

@@ -167,6 +167,12 @@ class RateEstimator:
         if self.bucket is not None:
             self.bucket.level = min(self.bucket.level, 1.0)
 
+    def overdrawn(self, wait: float, now: float) -> None:
+        """Record that a request was refused that was sent before its time, and keep the wait it asks for."""
+        self._until = max(self._until, now + wait)
+        if self.bucket is not None:
+            self.bucket.charge(-1.0)
+
     @property
     def has_grown(self) -> bool:
         """Whether the rate is so far above the base that a refusal tells how far growing may go."""

@@ -18,20 +18,18 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
+from batchrt.limits.explanation import Explanation
 from batchrt.limits.rate_evidence import Event, likeliest_rate
-from batchrt.limits.refusal_wave import is_exact
 
-__all__ = ["ACCEPTED", "PENDING", "REFUSED", "UNKNOWN", "Explanation", "RefusalLog"]
+__all__ = ["ACCEPTED", "PENDING", "REFUSED", "UNKNOWN", "RefusalLog"]
 
 PENDING: Final = 0
 ACCEPTED: Final = 1
 REFUSED: Final = 2
 UNKNOWN: Final = 3
 """The outcome of a request: under way, accepted by the provider, refused by it, or unknown."""
-
-Cause: TypeAlias = Literal["rate", "in flight", "noise", "too little evidence"]
 
 _REMEMBERED: Final = 160
 _SMOOTHING: Final = 0.25
@@ -87,36 +85,6 @@ class Entry(Protocol):
     sent_at: float
     beside: int
     verdict: int
-
-
-class Explanation(NamedTuple):
-    """Say why requests were refused.
-
-    Attributes:
-        cause: of the refusals, the likeliest.
-        rate: requests a second, for the cause `rate`.
-        highest: the highest rate that explains them equally well.
-        limit: requests in flight, for the cause `in flight`.
-        refused: weight of the refusals looked at.
-        unexplained: weight of the outcomes that the cause does not predict.
-        mixed: most requests that were sent right after the last refused one were accepted.
-        clear: the rate is beyond doubt.
-        guess: too little was let in to tell a rate.
-    """
-
-    cause: Cause
-    rate: float = 0.0
-    highest: float = 0.0
-    limit: int = 0
-    refused: float = 0.0
-    unexplained: float = 0.0
-    mixed: bool = False
-    clear: bool = False
-    guess: bool = False
-
-    def is_vague(self, wait: float) -> bool:
-        """Whether a rate is told by hardly more than refused probes that named a `wait` of whole seconds."""
-        return self.guess and wait > 0 and not is_exact(wait)
 
 
 _NOTHING: Final = Explanation("too little evidence")
@@ -248,11 +216,19 @@ class RefusalLog:
             return Explanation("in flight", limit=limit, refused=refused, unexplained=of_limit)
         clear = refused >= _CLEAR_REFUSALS and of_rate <= _CLEAR * min(refused, let_in)
         found = Explanation("rate", rate=rate, highest=highest, refused=refused, unexplained=of_rate)
-        return found._replace(clear=clear, guess=let_in < _FEWEST_LET_IN)
+        return found._replace(
+            clear=clear, guess=let_in < _FEWEST_LET_IN, blind=all(event[2] for event in events)
+        )
 
     def weight(self, now: float) -> float:
         """Return the weight of the refusals among the newest requests."""
         return sum(weight for _, _, refused, weight in self._events(now) if refused)
+
+    def refused_share(self, now: float) -> float:
+        """Return the share of the newest requests, by weight, that was refused; 0 without any."""
+        events = self._events(now)
+        refused = sum(weight for _, _, was_refused, weight in events if was_refused)
+        return refused / sum(weight for _, _, _, weight in events) if refused else 0.0
 
     def accepts_most(self, now: float) -> bool:
         """Whether the accepted requests among the newest outweigh the refused ones."""

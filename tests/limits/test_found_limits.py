@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from batchrt.limits.explanation import Explanation
 from batchrt.limits.found_limits import FoundLimits
 from batchrt.limits.permit import Permit
 from batchrt.limits.rate_doubts import RateDoubts
-from batchrt.limits.refusal_log import Explanation, RefusalLog
+from batchrt.limits.refusal_log import RefusalLog
 
 LATENCY = 0.1
 REFUSAL = 0.005

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from batchrt.limits.explanation import Explanation
 from batchrt.limits.named_waits import NamedWaits
-from batchrt.limits.refusal_log import Explanation
 from batchrt.limits.refusal_wave import Wave
 
 RATE = Explanation("rate", rate=30.0, highest=90.0, refused=4.0)

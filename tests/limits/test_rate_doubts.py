@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from batchrt.limits.explanation import Explanation
 from batchrt.limits.rate_doubts import RateDoubts
 from batchrt.limits.rate_estimator import RateEstimator
-from batchrt.limits.refusal_log import ACCEPTED, Explanation, RefusalLog
+from batchrt.limits.refusal_log import ACCEPTED, RefusalLog
 from batchrt.limits.refusal_wave import Wave
 
 RESULT = 0.001

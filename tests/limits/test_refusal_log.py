@@ -218,3 +218,13 @@ def test_refusal_log_finds_no_change_in_refusals_at_random(share: float) -> None
         log, now = log_of([(number / 10, 5, chance.random() < share) for number in range(160)])
         found += log.change(0.0, now) is not None
     assert found <= 10
+
+
+def test_refusal_log_says_whether_anything_was_let_in() -> None:
+    """Refusals alone tell no rate, whether they name a wait or not."""
+    blind, now = log_of([(float(at), 0, True) for at in (0, 1, 3)])
+    assert blind.explain(now).blind
+    assert blind.explain(now).is_vague(0.0)
+    seeing, now = log_of([(0.0, 0, False), *[(float(at), 0, True) for at in (1, 2, 4)]])
+    assert not seeing.explain(now).blind
+    assert not seeing.explain(now).is_vague(0.0)
