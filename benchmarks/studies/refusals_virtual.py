@@ -106,6 +106,8 @@ SERVERS = (
         for share in (0.001, 0.02, 0.2)
     ),
     Server("random, 20 %, 1 s, answers after 0.25 s", 0.25, 100, share=0.2, wait=1.0),
+    # What is lost at the start, until refusals are known to be random, is a matter of half a second.
+    Server("random, 20 %, bare, 1,500 requests", 0.1, 1500, share=0.2),
     _limited("LiteLLM, 8 parallel", 0.5, 200, max_parallel_requests=8, style="litellm"),
     _limited(
         "blind, 50 a second, bucket 60, waits in ms",
