@@ -277,8 +277,8 @@ class FoundLimits:
         else:
             self._act_on(explanation, former, wave, now)
             share = self.log.refused_share(now)
-            rate = None if self._waits.are_told else self.rate.base
-            self.trial.refused(rate, wave, now, refused=explanation.refused, share=share)
+            tried = None if self._waits.are_told else self.rate.base
+            self.trial.refused(tried, wave, now, refused=explanation.refused, share=share)
         if self.trial.is_open:
             self._pause.end()
 
